@@ -1,0 +1,1 @@
+"""dspex: supervised actors for LLM programs."""
