@@ -1,1 +1,1 @@
-"""."""
+"""The engine that runs programs."""

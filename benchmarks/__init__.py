@@ -1,0 +1,1 @@
+"""Figures, each measured against a peer or the bare limit in the same run."""

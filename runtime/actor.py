@@ -1,0 +1,193 @@
+"""Actor: the class a user subclasses. One instance is one incarnation's state."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final, Protocol, TypeVar, TypeVarTuple, Unpack
+
+from dspex.runtime.envelope import DEFAULT_CAPACITY, Deferred
+from dspex.runtime.reasons import NORMAL, ExitReason
+from dspex.runtime.ref import ActorRef
+from dspex.runtime.registry import Registry
+
+Ts = TypeVarTuple("Ts")
+
+
+class Ignore:
+    """What `init` answers when the actor should not run, and that is no failure."""
+
+
+IGNORE: Final = Ignore()
+
+
+class Refuse(Exception):  # noqa: N818 - an order to the kernel, not an error
+    """Raised in a handler: fail only this caller, with `error`; the actor lives."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Leave(Exception):  # noqa: N818 - an order to the kernel, not an error
+    """Raised in a callback: end this actor with `reason`; a caller gets no reply."""
+
+    def __init__(self, reason: ExitReason = NORMAL) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class NodePort(Protocol):
+    """What an actor may ask of the node it runs on."""
+
+    @property
+    def registry(self) -> Registry:
+        """The node's names."""
+        ...
+
+    async def start(
+        self, actor: "ActorT", *, name: str | None = None
+    ) -> "ActorRef[ActorT]":
+        """Start an actor without a link."""
+        ...
+
+
+class Host(Protocol):
+    """What an actor may ask of the process that runs it."""
+
+    @property
+    def node(self) -> NodePort:
+        """The node it runs on."""
+        ...
+
+    @property
+    def ref(self) -> ActorRef[Any]:  # Any: the actor narrows it
+        """The ref others use."""
+        ...
+
+    def stop(self, reason: ExitReason) -> None:
+        """End after the message being handled."""
+        ...
+
+    def defer(self) -> Deferred[Any]:  # Any: the actor narrows it
+        """Let the caller of the message being handled wait."""
+        ...
+
+    def spawn(
+        self,
+        work: Callable[..., Awaitable[object]],
+        arguments: tuple[object, ...],
+    ) -> None:
+        """Start a task that dies with the actor."""
+        ...
+
+    async def start_child(
+        self, actor: "ActorT", *, name: str | None
+    ) -> "ActorRef[ActorT]":
+        """Start an actor linked to this one, which is its parent."""
+        ...
+
+    def monitor(self, ref: ActorRef[Any]) -> int:  # Any: of every class
+        """Ask for one Down message when `ref` ends."""
+        ...
+
+    def demonitor(self, monitor: int) -> None:
+        """Take a monitor back, its Down message included."""
+        ...
+
+    def link(self, ref: ActorRef[Any]) -> None:  # Any: of every class
+        """Share the fate of `ref`."""
+        ...
+
+    def unlink(self, ref: ActorRef[Any]) -> None:  # Any: of every class
+        """Take a link back."""
+        ...
+
+
+class Actor:
+    """One incarnation of a supervised process: the instance is its state.
+
+    Every public async method is a request: `ref.call(Counter.add, 2)` runs it in
+    the actor's own task, one message at a time, and gives its return value. An
+    exception out of a callback ends the actor with that exception as its reason
+    (let it crash); `Refuse(error)` fails only the caller.
+
+    The callbacks and their order are `gen_server`'s.
+    """
+
+    trap_exit: ClassVar[bool] = False
+    """Get exit signals as `Exit` messages, and run `terminate` when the parent says
+    to end: OTP's `process_flag(trap_exit, true)`."""
+
+    capacity: ClassVar[int] = DEFAULT_CAPACITY
+    """How many messages the mailbox holds before senders wait."""
+
+    _host: Host
+
+    async def init(self) -> Ignore | None:
+        """Set up before the first message; the starter waits for it.
+
+        Answer IGNORE not to run at all. An exception fails the start with it as the
+        reason; `terminate` does not run then.
+        """
+
+    async def handle_info(self, message: object) -> None:
+        """Handle a plain message, a `Down` or an `Exit`. The default drops it."""
+
+    async def terminate(self, reason: ExitReason) -> None:
+        """Clean up at an orderly end or after a crash of a callback.
+
+        Does not run when the actor is killed, nor, unless it traps exits, when an
+        exit signal ends it.
+        """
+
+    @property
+    def node(self) -> NodePort:
+        """The node this actor runs on."""
+        return self._host.node
+
+    @property
+    def ref(self) -> ActorRef[Any]:  # Any: Self is not known to callers of the base
+        """The actor's own ref, to hand out."""
+        return self._host.ref
+
+    @property
+    def name(self) -> str:
+        """The registered name, or a made-up one that tells class and id."""
+        return self._host.ref.name
+
+    def stop(self, reason: ExitReason = NORMAL) -> None:
+        """End after the message being handled, whose caller still gets its reply."""
+        self._host.stop(reason)
+
+    def deferred(self) -> Deferred[Any]:  # Any: narrowed by the handler's annotation
+        """Let the caller of this request wait for a later reply; return it."""
+        return self._host.defer()
+
+    def spawn(
+        self, work: Callable[[Unpack[Ts]], Awaitable[object]], *arguments: *Ts
+    ) -> None:
+        """Start a task that dies with this actor; its exception crashes the actor."""
+        self._host.spawn(work, arguments)
+
+    async def start_child(
+        self, actor: "ActorT", *, name: str | None = None
+    ) -> "ActorRef[ActorT]":
+        """Start an actor linked to this one: `start_link`. This one is its parent."""
+        return await self._host.start_child(actor, name=name)
+
+    def monitor(self, ref: ActorRef[Any]) -> int:  # Any: of every class
+        """Ask for exactly one `Down` message when `ref` ends, also if it has."""
+        return self._host.monitor(ref)
+
+    def demonitor(self, monitor: int) -> None:
+        """Take a monitor back, its `Down` included if it lies in the mailbox."""
+        self._host.demonitor(monitor)
+
+    def link(self, ref: ActorRef[Any]) -> None:  # Any: of every class
+        """Share the fate of `ref`, both ways. A link is a set: twice is once."""
+        self._host.link(ref)
+
+    def unlink(self, ref: ActorRef[Any]) -> None:  # Any: of every class
+        """Take a link back, both ways."""
+        self._host.unlink(ref)
+
+
+ActorT = TypeVar("ActorT", bound=Actor)
