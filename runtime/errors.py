@@ -9,7 +9,9 @@ DspexError
 │   ├── CallTimeoutError    no answer in time
 │   ├── CalleeExitedError   the callee died before it answered
 │   └── CallingSelfError    an actor called itself
-└── MailboxFullError        a cast or send that would not wait met a full mailbox
+├── MailboxFullError        a cast or send that would not wait met a full mailbox
+├── ChildStartError         a child process could not be started
+└── ChildNotGoneError       a child process, or one of its own, survived SIGKILL
 """
 
 from dspex.runtime.reasons import ExitReason, describe
@@ -91,3 +93,28 @@ class MailboxFullError(DspexError):
         )
         self.callee = callee
         self.capacity = capacity
+
+
+class ChildStartError(DspexError):
+    """The child process `name` could not be started from `program`."""
+
+    def __init__(self, name: str, program: str, problem: str) -> None:
+        super().__init__(f"child process {name!r}: cannot run {program!r}: {problem}")
+        self.name = name
+        self.program = program
+
+
+class ChildNotGoneError(DspexError):
+    """Something of the process group of a stopped child is still running.
+
+    The kernel could not end it (a process stuck in I/O); `members` are the pids.
+    """
+
+    def __init__(self, name: str, pid: int, members: tuple[int, ...]) -> None:
+        super().__init__(
+            f"child process {name!r} (pid {pid}): pids {members or (pid,)} survived "
+            "SIGKILL; look for a process stuck in I/O"
+        )
+        self.name = name
+        self.pid = pid
+        self.members = members
