@@ -1,0 +1,155 @@
+"""Engine: runs a plan, each step as soon as its inputs are there."""
+
+import uuid
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from typing import Any
+
+import structlog
+import trio
+
+from dspex.runtime.engine.backend import Backend, StepResult
+from dspex.runtime.engine.effects import EffectLog
+from dspex.runtime.engine.errors import (
+    StepFailedError,
+    StepTimeoutError,
+    TooManyDispatchesError,
+)
+from dspex.runtime.engine.plan import Literal, Plan, Reference
+from dspex.runtime.engine.program import Step
+from dspex.runtime.engine.run import Run, StepRecord
+from dspex.runtime.errors import CalleeExitedError, NoProcessError
+from dspex.runtime.reasons import describe
+
+log = structlog.get_logger("dspex")
+
+# What a backend raises when what it gave the step to is dead: dispatch again.
+_DEATHS = (CalleeExitedError, NoProcessError)
+
+
+class Engine:
+    """Runs plans on backends, which are found by the step's `backend`."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self.backends = backends
+
+    async def run(self, plan: Plan, inputs: Mapping[str, Any]) -> Run:
+        """Run a plan with inputs that `Plan.check_inputs` has passed.
+
+        A failed step fails the run and cancels its other steps; the error is in
+        the Run, not raised. Cancelling this call cancels the run.
+        """
+        return await _Execution(self.backends, plan, inputs).run()
+
+
+class _Execution:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        plan: Plan,
+        inputs: Mapping[str, Any],
+    ) -> None:
+        self._backends = backends
+        self._plan = plan
+        self._inputs = inputs
+        self._id = uuid.uuid4().hex
+        self._results: dict[str, StepResult] = {}
+        self._records = {
+            name: StepRecord(name, step.backend)
+            for name, step in plan.program.steps.items()
+        }
+        self._order = TopologicalSorter(plan.dependencies)
+        self._error: Exception | None = None
+
+    async def run(self) -> Run:
+        self._order.prepare()
+        async with trio.open_nursery() as effects_nursery:
+            effect_log = EffectLog(effects_nursery)
+            async with trio.open_nursery() as nursery:
+                self._start_ready(nursery, effect_log)
+            # Nobody waits for a call that is still under way here.
+            effects_nursery.cancel_scope.cancel()
+        failed = self._error is not None
+        return Run(
+            self._id,
+            self._plan.program.name,
+            "failed" if failed else "succeeded",
+            {} if failed else self._outputs(),
+            tuple(self._records.values()),
+            self._error,
+        )
+
+    def _start_ready(self, nursery: trio.Nursery, effect_log: EffectLog) -> None:
+        for name in self._order.get_ready():
+            nursery.start_soon(self._run_step, name, nursery, effect_log)
+
+    async def _run_step(
+        self, name: str, nursery: trio.Nursery, effect_log: EffectLog
+    ) -> None:
+        started = trio.current_time()
+        record = self._records[name]
+        try:
+            result = await self._dispatch(name, record, effect_log)
+        except Exception as error:  # noqa: BLE001 - the run's outcome carries it
+            if self._error is None:
+                self._error = StepFailedError(name, error)
+                self._error.__cause__ = error
+                log.warning(
+                    "step_failed", run=self._id, step=name, reason=describe(error)
+                )
+            nursery.cancel_scope.cancel()
+            return
+        finally:
+            record.seconds = trio.current_time() - started
+        record.usage = result.usage
+        self._results[name] = result
+        self._order.done(name)
+        self._start_ready(nursery, effect_log)
+
+    async def _dispatch(
+        self, name: str, record: StepRecord, effect_log: EffectLog
+    ) -> StepResult:
+        step: Step = self._plan.program.steps[name]
+        backend = self._backends[step.backend]
+        actor = f"{self._plan.program.name}/{name}"
+        inputs = {
+            field: self._value(source)
+            for field, source in self._plan.wiring[name].items()
+        }
+        deadline = trio.current_time() + step.options.timeout
+        dispatches = 0
+        with trio.CancelScope(deadline=deadline):
+            while True:
+                dispatches += 1
+                try:
+                    return await backend.run(
+                        actor,
+                        step,
+                        inputs,
+                        effects=effect_log.scope(name),
+                        deadline=deadline,
+                    )
+                except _DEATHS as death:
+                    if dispatches >= step.options.max_dispatches:
+                        raise TooManyDispatchesError(name, dispatches, death) from death
+                    record.restarts += 1
+                    log.warning(
+                        "step_dispatched_again",
+                        run=self._id,
+                        step=name,
+                        reason=describe(death),
+                        dispatches=dispatches + 1,
+                    )
+        raise StepTimeoutError(name, step.options.timeout, dispatches)
+
+    def _value(self, source: Reference | Literal) -> object:
+        if isinstance(source, Literal):
+            return source.value
+        if source.step is None:
+            return self._inputs[source.field]
+        return self._results[source.step].outputs[source.field]
+
+    def _outputs(self) -> dict[str, Any]:  # Any: whatever the signatures say
+        return {name: self._value(ref) for name, ref in self._plan.outputs.items()}

@@ -1,0 +1,82 @@
+"""Errors of programs and runs.
+
+DspexError
+├── ProgramError          a program cannot be run as written
+├── InputError            what a run was given does not fit its program
+├── StepFailedError       a step of a run failed; carries the cause
+└── StepTimeoutError      a step had no result by its deadline
+"""
+
+from dataclasses import dataclass
+
+from dspex.runtime.errors import DspexError
+from dspex.runtime.reasons import describe
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a program's source something is written."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.file, self.line, self.column]
+        return ":".join(str(part) for part in parts if part is not None)
+
+
+class ProgramError(DspexError):
+    """A program cannot be run as written: what is wrong, where, and what to do."""
+
+    def __init__(
+        self, problem: str, *, place: Place | None = None, step: str | None = None
+    ) -> None:
+        where = f"{place}: " if place is not None else ""
+        which = f"step {step!r}: " if step is not None else ""
+        super().__init__(f"{where}{which}{problem}")
+        self.problem = problem
+        self.place = place
+        self.step = step
+
+
+class InputError(DspexError):
+    """An input of a run is missing, unknown or of the wrong type."""
+
+    def __init__(self, program: str, name: str, problem: str) -> None:
+        super().__init__(f"input {name!r} of program {program!r} {problem}")
+        self.program = program
+        self.name = name
+
+
+class StepFailedError(DspexError):
+    """A step failed; `__cause__` is the error of its backend."""
+
+    def __init__(self, step: str, cause: BaseException) -> None:
+        super().__init__(f"step {step!r} failed: {describe(cause)}")
+        self.step = step
+
+
+class StepTimeoutError(DspexError):
+    """A step had no result by its deadline; it was given up."""
+
+    def __init__(self, step: str, seconds: float, dispatches: int) -> None:
+        super().__init__(
+            f"step {step!r} had no result within {seconds:g}s "
+            f"({dispatches} dispatches): raise its options.timeout"
+        )
+        self.step = step
+        self.seconds = seconds
+        self.dispatches = dispatches
+
+
+class TooManyDispatchesError(DspexError):
+    """The actor or process of a step died each time the step was dispatched."""
+
+    def __init__(self, step: str, dispatches: int, last: BaseException) -> None:
+        super().__init__(
+            f"step {step!r} was dispatched {dispatches} times and what ran it died "
+            f"each time; the last time: {describe(last)}"
+        )
+        self.step = step
+        self.dispatches = dispatches

@@ -1,0 +1,251 @@
+"""Plan: a program with its names resolved and its wiring checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dspex.runtime.engine.backend import Backend, Shape
+from dspex.runtime.engine.errors import InputError, ProgramError
+from dspex.runtime.engine.program import Program, Step
+from dspex.runtime.errors import DspexError
+
+PROGRAM_INPUTS = "inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An output `field` of a step, or an input of the program (`step` is None)."""
+
+    step: str | None
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value written in the program."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the engine needs to run a program."""
+
+    program: Program
+    shapes: Mapping[str, Shape]
+    wiring: Mapping[str, Mapping[str, Reference | Literal]]
+    inputs: Mapping[str, Any]  # Any: types, such as Literal, that are no classes
+    outputs: Mapping[str, Reference]
+
+    @property
+    def dependencies(self) -> dict[str, set[str]]:
+        """The steps that each step waits for."""
+        return {
+            name: {
+                source.step
+                for source in wires.values()
+                if isinstance(source, Reference) and source.step is not None
+            }
+            for name, wires in self.wiring.items()
+        }
+
+    def check_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the run's inputs, converted to their types.
+
+        Raises:
+            InputError: one is missing, unknown or of the wrong type.
+        """
+        for name in given:
+            if name not in self.inputs:
+                known = ", ".join(self.inputs) or "none"
+                raise InputError(
+                    self.program.name, name, f"is not known; its inputs are: {known}"
+                )
+        checked: dict[str, Any] = {}
+        for name, annotation in self.inputs.items():
+            if name not in given:
+                raise InputError(self.program.name, name, "is missing")
+            try:
+                checked[name] = TypeAdapter(annotation).validate_python(given[name])
+            except ValidationError as error:
+                problem = error.errors()[0]["msg"]
+                raise InputError(
+                    self.program.name,
+                    name,
+                    f"is {given[name]!r}, not {type_name(annotation)}: "
+                    f"{problem[:1].lower()}{problem[1:]}",
+                ) from error
+        return checked
+
+
+def type_name(annotation: object) -> str:
+    """Give a type as a user writes it."""
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def make_plan(program: Program, backends: Mapping[str, Backend]) -> Plan:
+    """Check a program and resolve its names.
+
+    Raises:
+        ProgramError: unknown module, signature type or name, a cycle; names file,
+            line and step where the program came from text.
+    """
+    shapes = {
+        name: _shape(program, name, step, backends)
+        for name, step in program.steps.items()
+    }
+    wiring = {name: _wire(program, name, shapes) for name in program.steps}
+    plan = Plan(
+        program,
+        shapes,
+        wiring,
+        _program_inputs(wiring, shapes),
+        _outputs(program, shapes),
+    )
+    try:
+        TopologicalSorter(plan.dependencies).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1][::-1]
+        raise ProgramError(
+            f"steps wait for each other in a cycle: {' -> '.join(cycle)}",
+            place=program.place("steps", cycle[0]),
+        ) from error
+    return plan
+
+
+def _shape(
+    program: Program, name: str, step: Step, backends: Mapping[str, Backend]
+) -> Shape:
+    try:
+        return backends[step.backend].shape(step)
+    except DspexError as error:
+        key = "signature" if getattr(error, "signature", None) else "module"
+        raise ProgramError(
+            str(error), place=program.place("steps", name, key), step=name
+        ) from error
+
+
+def _wire(
+    program: Program, name: str, shapes: Mapping[str, Shape]
+) -> dict[str, Reference | Literal]:
+    step = program.steps[name]
+    wanted = shapes[name].inputs
+    for given in step.inputs:
+        if given not in wanted:
+            raise ProgramError(
+                f"the signature has no input {given!r}; it has: {', '.join(wanted)}",
+                place=program.place("steps", name, "inputs", given),
+                step=name,
+            )
+    return {
+        field: _explicit(program, name, field, step.inputs[field], shapes)
+        if field in step.inputs
+        else _implicit(program, name, field, shapes)
+        for field in wanted
+    }
+
+
+def _explicit(
+    program: Program,
+    name: str,
+    field: str,
+    written: object,
+    shapes: Mapping[str, Shape],
+) -> Reference | Literal:
+    if isinstance(written, str):
+        return _reference(
+            program, written, shapes, step=name, path=("steps", name, "inputs", field)
+        )
+    if isinstance(written, Mapping) and set(written) == {"value"}:  # pyright: ignore[reportUnknownArgumentType]
+        return Literal(written["value"])  # pyright: ignore[reportUnknownArgumentType]
+    return Literal(written)
+
+
+def _reference(
+    program: Program,
+    text: str,
+    shapes: Mapping[str, Shape],
+    *,
+    step: str | None,
+    path: tuple[str, ...],
+) -> Reference:
+    source, dot, field = text.partition(".")
+    place = program.place(*path)
+    if not dot:
+        raise ProgramError(
+            f"{text!r} is not a reference: write inputs.NAME or STEP.FIELD, "
+            f"or {{value: ...}} for a literal",
+            place=place,
+            step=step,
+        )
+    if source == PROGRAM_INPUTS:
+        return Reference(None, field)
+    if source not in shapes:
+        raise ProgramError(
+            f"{text!r} names the step {source!r}, which is not there; "
+            f"the steps are: {', '.join(shapes)}",
+            place=place,
+            step=step,
+        )
+    if field not in shapes[source].outputs:
+        raise ProgramError(
+            f"{text!r}: step {source!r} has no output {field!r}; "
+            f"it has: {', '.join(shapes[source].outputs)}",
+            place=place,
+            step=step,
+        )
+    return Reference(source, field)
+
+
+def _implicit(
+    program: Program, name: str, field: str, shapes: Mapping[str, Shape]
+) -> Reference:
+    givers = [
+        other
+        for other, shape in shapes.items()
+        if other != name and field in shape.outputs
+    ]
+    if len(givers) > 1:
+        raise ProgramError(
+            f"the input {field!r} could come from the steps {', '.join(givers)}: "
+            f"say which under inputs",
+            place=program.place("steps", name),
+            step=name,
+        )
+    return Reference(givers[0] if givers else None, field)
+
+
+def _program_inputs(
+    wiring: Mapping[str, Mapping[str, Reference | Literal]],
+    shapes: Mapping[str, Shape],
+) -> dict[str, Any]:
+    return {
+        source.field: shapes[name].inputs[field]
+        for name, wires in wiring.items()
+        for field, source in wires.items()
+        if isinstance(source, Reference) and source.step is None
+    }
+
+
+def _outputs(program: Program, shapes: Mapping[str, Shape]) -> dict[str, Reference]:
+    if program.outputs is not None:
+        return {
+            name: _reference(program, text, shapes, step=None, path=("outputs", name))
+            for name, text in program.outputs.items()
+        }
+    found: dict[str, Reference] = {}
+    for step, shape in shapes.items():
+        for field in shape.outputs:
+            if field in found:
+                raise ProgramError(
+                    f"the output {field!r} is given by the steps "
+                    f"{found[field].step!r} and {step!r}: say which under outputs",
+                    place=program.place("steps", step),
+                )
+            found[field] = Reference(step, field)
+    return found

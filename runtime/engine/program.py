@@ -1,0 +1,127 @@
+"""Program and Step: what to run, as data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from dspex.runtime.engine.errors import Place, ProgramError
+from dspex.runtime.engine.source import Source, parse_source
+
+_NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
+
+BackendName = Literal["native", "python"]
+
+
+class StepOptions(BaseModel):
+    """How a step is run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds for the whole step, dispatches after a death included."""
+    max_dispatches: int = Field(default=20, ge=1)
+    """How often the step is given to an actor or process before it fails."""
+
+
+class Step(BaseModel):
+    """One module call of a program.
+
+    `inputs` says where each input of the signature comes from: `inputs.NAME` is an
+    input of the program, `STEP.FIELD` an output of another step, `{"value": x}` a
+    literal, and so is anything that is not a string. What is left out comes from
+    the step output or program input of the same name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    module: str
+    """A native module (`Predict`), or with the python backend what the dspy process
+    hosts (`dspy.Predict`)."""
+    signature: str
+    backend: BackendName = "native"
+    instructions: str | None = None
+    inputs: Mapping[str, Any] = Field(default_factory=dict)  # Any: literals of any kind
+    config: Mapping[str, Any] = Field(default_factory=dict)  # Any: the module's own
+    options: StepOptions = StepOptions()
+
+
+class Program(BaseModel):
+    """Named steps, what feeds them, and which outputs the run gives.
+
+    A step starts when what it depends on is there; independent steps run in
+    parallel. `outputs` maps names to `STEP.FIELD`; without it the run gives every
+    output of every step by its own name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    steps: Mapping[Name, Step] = Field(min_length=1)
+    outputs: Mapping[str, str] | None = None
+    description: str = ""
+
+    _source: Source | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        # What a program says counts, not the file that it was read from.
+        return isinstance(other, Program) and self.model_dump() == other.model_dump()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a program from a YAML or JSON file.
+
+        Raises:
+            ProgramError: no such file, or not a program; names line and column.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problem = getattr(error, "strerror", None) or str(error)
+            raise ProgramError(
+                f"cannot read the program: {problem}", place=Place(str(path))
+            ) from error
+        return cls.from_text(text, file=str(path))
+
+    @classmethod
+    def from_text(cls, text: str, *, file: str = "<text>") -> Self:
+        """Read a program from YAML or JSON text; `file` is named in errors.
+
+        Raises:
+            ProgramError: not a program; names line and column.
+        """
+        source = parse_source(text, file=file)
+        if not isinstance(source.data, dict):
+            raise ProgramError(
+                "a program is a mapping with name and steps", place=source.place(())
+            )
+        try:
+            program = cls.model_validate(source.data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = [part for part in first["loc"] if part != "[key]"]
+            step = path[1] if len(path) > 1 and path[0] == "steps" else None
+            raise ProgramError(
+                _explain(first["type"], path, first["msg"], first["input"]),
+                place=source.place(path),
+                step=None if step is None else str(step),
+            ) from error
+        program._source = source
+        return program
+
+    def place(self, *path: str | int) -> Place | None:
+        """Give where a part of the program is written, if it came from text."""
+        return None if self._source is None else self._source.place(path)
+
+
+def _explain(kind: str, path: list[str | int], message: str, value: object) -> str:
+    field = str(path[-1]) if path else "program"
+    if kind == "missing":
+        return f"{field!r} is missing"
+    if kind == "extra_forbidden":
+        return f"{field!r} is not known here: remove it or check its spelling"
+    if kind == "literal_error" and field == "backend":
+        return f"unknown backend {value!r}: use native or python"
+    return f"{field!r} is {value!r}: {message[:1].lower()}{message[1:]}"

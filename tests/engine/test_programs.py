@@ -1,0 +1,167 @@
+"""Programs as data: what is read, wired and refused, and where errors point."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspex.runtime.engine import (
+    Effects,
+    InputError,
+    Plan,
+    Program,
+    ProgramError,
+    Shape,
+    Step,
+    StepResult,
+    make_plan,
+)
+from dspex.runtime.errors import DspexError
+
+
+class Words:
+    """A backend whose signature grammar is names of str fields and no more."""
+
+    def shape(self, step: Step) -> Shape:
+        if step.module != "Predict":
+            raise DspexError(f"unknown module {step.module!r}: use Predict")
+        left, right = step.signature.split("->")
+        return Shape(
+            dict.fromkeys((w.strip() for w in left.split(",")), str),
+            dict.fromkeys((w.strip() for w in right.split(",")), str),
+        )
+
+    async def prepare(self, name: str, step: Step) -> None:
+        raise AssertionError("planning starts nothing")
+
+    async def run(
+        self,
+        name: str,
+        step: Step,
+        inputs: Mapping[str, Any],
+        *,
+        effects: Effects,
+        deadline: float,
+    ) -> StepResult:
+        raise AssertionError("planning runs nothing")
+
+
+def plan(text: str) -> Plan:
+    program = Program.from_text(text, file="p.yaml")
+    return make_plan(program, {"native": Words(), "python": Words()})
+
+
+GOOD = """
+name: triage
+steps:
+  classify:
+    module: Predict
+    signature: ticket -> category
+  reply:
+    backend: python
+    module: Predict
+    signature: ticket, category, tone -> reply
+    inputs:
+      ticket: inputs.ticket
+      tone: {value: friendly}
+"""
+
+
+def test_inputs_come_from_where_they_are_written_or_from_the_same_name() -> None:
+    good = plan(GOOD)
+    assert good.dependencies == {"classify": set(), "reply": {"classify"}}
+    assert good.inputs == {"ticket": str}
+    assert list(good.outputs) == ["category", "reply"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: triage", "name: [", r"p\.yaml:\d+:\d+: not valid YAML"),
+        ("name: triage", "", r"p\.yaml:3:1: 'name' is missing"),
+        ("name: triage", "name: a b", r"p\.yaml:2:1: 'name' is 'a b'"),
+        ("name: triage", "name: x\nname: y", r"p\.yaml:3:1: the key 'name' is there"),
+        ("backend: python", "backend: rust", r"p\.yaml:8:5: .*unknown backend 'rust'"),
+        ("backend: python", "bakend: python", r"p\.yaml:8:5: .*'bakend' is not known"),
+        (
+            "module: Predict",
+            "module: Perdict",
+            r"p\.yaml:5:5: step 'classify': unknown module",
+        ),
+        (
+            "ticket: inputs.ticket",
+            "ticket: nobody.ticket",
+            r"p\.yaml:12:7: step 'reply': .*'nobody', which is not there",
+        ),
+        (
+            "ticket: inputs.ticket",
+            "ticket: classify.mood",
+            r"p\.yaml:12:7: .*has no output 'mood'; it has: category",
+        ),
+        (
+            "ticket: inputs.ticket",
+            "ticket: hello",
+            r"p\.yaml:12:7: .*'hello' is not a reference",
+        ),
+        (
+            "ticket: inputs.ticket",
+            "tikcet: inputs.ticket",
+            r"p\.yaml:12:7: .*no input 'tikcet'",
+        ),
+        (
+            "ticket -> category",
+            "reply -> category",
+            r"p\.yaml:\d:3: .*in a cycle: (classify -> reply|reply -> classify)",
+        ),
+    ],
+)
+def test_errors_name_file_line_column_and_remedy(
+    old: str, new: str, message: str
+) -> None:
+    with pytest.raises(ProgramError, match=message):
+        plan(GOOD.replace(old, new, 1))
+
+
+def test_an_output_that_two_steps_give_must_be_chosen() -> None:
+    text = GOOD.replace("category, tone -> reply", "tone -> category")
+    with pytest.raises(ProgramError, match="say which under outputs"):
+        plan(text)
+    assert list(plan(text + "outputs: {it: reply.category}").outputs) == ["it"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "input 'ticket' of program 'triage' is missing"),
+        ({"ticket": "x", "tikcet": "y"}, "'tikcet' .*is not known; its inputs are: t"),
+        ({"ticket": 7}, "'ticket' .*is 7, not str"),
+    ],
+)
+def test_inputs_of_a_run_are_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(GOOD).check_inputs(given)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match=r"nope\.yaml: cannot read the program: No"):
+        Program.load(tmp_path / "nope.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ProgramError, match="cannot read the program"):
+        Program.load(tmp_path / "latin.yaml")
+
+
+def test_a_program_from_python_equals_one_from_text() -> None:
+    program = Program(
+        name="triage",
+        steps={
+            "classify": Step(module="Predict", signature="ticket -> category"),
+            "reply": Step(
+                backend="python",
+                module="Predict",
+                signature="ticket, category, tone -> reply",
+                inputs={"ticket": "inputs.ticket", "tone": {"value": "friendly"}},
+            ),
+        },
+    )
+    assert program == Program.from_text(GOOD)
