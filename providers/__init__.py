@@ -35,6 +35,8 @@ from dspex.providers.messages import (
     ToolSpec,
     Usage,
 )
+from dspex.providers.openai import OpenAI
+from dspex.providers.retries import RetryPolicy
 
 __all__ = [
     "LM",
@@ -55,6 +57,7 @@ __all__ = [
     "MissingPackageError",
     "ModelUnavailableError",
     "NotFoundError",
+    "OpenAI",
     "OutputSchema",
     "PermissionDeniedError",
     "ProviderError",
@@ -62,6 +65,7 @@ __all__ = [
     "RateLimitError",
     "Request",
     "Response",
+    "RetryPolicy",
     "ServerError",
     "StatusError",
     "TextPart",

@@ -47,10 +47,11 @@ class ProviderError(DspexError):
     """A model call has no answer; the attributes say all that is known about why.
 
     `retryable` tells whether the same request may succeed later. `attempts` lists
-    every try that was made, the last one included.
+    every try that was made, the last one included. `retry_after` is how many seconds
+    the provider asks to wait.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     remedy: ClassVar[str] = ""
 
     def __init__(
@@ -63,9 +64,12 @@ class ProviderError(DspexError):
         code: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        retryable: bool | None = None,
         remedy: str | None = None,
     ) -> None:
         super().__init__(problem)
+        if retryable is not None:
+            self.retryable = retryable
         self.problem = problem
         self.provider = provider
         self.model = model

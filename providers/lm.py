@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dspex.providers.errors import UnsupportedError
 from dspex.providers.messages import Message, Request, Response
 
 
@@ -23,6 +24,37 @@ class Capabilities:
     streaming: bool = False
     seed: bool = True
     max_n: int = 1
+
+
+def check_supported(
+    request: Request, capabilities: Capabilities, *, provider: str, model: str
+) -> None:
+    """Pass a request that the model can serve.
+
+    Raises:
+        UnsupportedError: it asks for something the model cannot do.
+    """
+    kinds = {
+        part.type
+        for message in request.messages
+        if not isinstance(message.content, str)
+        for part in message.content
+    }
+    asked = (
+        (request.output_schema is not None, capabilities.json_schema, "output_schema"),
+        (bool(request.tools), capabilities.tools, "tools"),
+        ("image" in kinds, capabilities.images, "images"),
+        ("file" in kinds, capabilities.files, "files"),
+        (request.seed is not None, capabilities.seed, "seed"),
+        (request.n > 1, request.n <= capabilities.max_n, f"n = {request.n}"),
+    )
+    for wanted, can, what in asked:
+        if wanted and not can:
+            raise UnsupportedError(
+                f"the request has {what}, which this model cannot do",
+                provider=provider,
+                model=model,
+            )
 
 
 class LM(Protocol):

@@ -1,0 +1,43 @@
+"""API keys: read once, never shown."""
+
+import os
+
+from pydantic import SecretStr
+
+from dspex.providers.errors import ConfigurationError, MissingKeyError
+
+
+def read_key(
+    given: SecretStr | str | None, *, variable: str, provider: str
+) -> SecretStr:
+    """Give the key that was passed or, when none was, that of the environment.
+
+    An empty key means that the server wants none.
+
+    Raises:
+        MissingKeyError: neither is there.
+        ConfigurationError: it holds a character that no header may carry.
+    """
+    if given is None:
+        given = os.environ.get(variable)
+        if given is None:
+            raise MissingKeyError(
+                "no API key was given",
+                provider=provider,
+                remedy=f"pass api_key=, or set {variable}",
+            )
+    text = given if isinstance(given, str) else given.get_secret_value()
+    text = text.strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ConfigurationError(
+            "the API key holds characters that an HTTP header cannot carry",
+            provider=provider,
+            remedy="copy the key again",
+        )
+    return SecretStr(text)
+
+
+def redact_bytes(body: bytes, key: SecretStr) -> bytes:
+    """Give a body without the key, in case a server echoes it."""
+    secret = key.get_secret_value().encode()
+    return body.replace(secret, b"[api key]") if secret else body

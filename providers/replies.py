@@ -1,0 +1,152 @@
+"""What an HTTP reply means: the typed error of a status, the wait it asks for."""
+
+import time
+import zlib
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from dspex.providers.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContextLengthError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    StatusError,
+)
+
+_EXCERPT_CHARACTERS = 300
+_CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
+_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
+_BY_STATUS: dict[int, type[StatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    408: ServerError,
+    409: ServerError,
+    413: BadRequestError,
+    422: BadRequestError,
+    429: RateLimitError,
+}
+
+
+def status_error(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    provider: str,
+    model: str,
+) -> StatusError:
+    """Give the error that a reply with an error status stands for.
+
+    `headers` has lower-case names.
+    """
+    message, code = _read_error(body)
+    if not message:
+        message = excerpt(body)
+    if code in _CONTEXT_CODES:
+        kind: type[StatusError] = ContextLengthError
+    elif status in _BY_STATUS:
+        kind = _BY_STATUS[status]
+    else:
+        kind = ServerError if status >= 500 else StatusError
+    request_id = headers.get("x-request-id") or headers.get("request-id")
+    quota_spent = code in _QUOTA_CODES
+    return kind(
+        message or "the provider gave no reason",
+        provider=provider,
+        model=model,
+        status=status,
+        code=code,
+        request_id=request_id,
+        retry_after=retry_after(headers),
+        retryable=False if quota_spent else None,
+        remedy="add credit to the account" if quota_spent else None,
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Give the seconds a reply asks to wait: `retry-after-ms`, seconds, or a date."""
+    try:
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            return _positive(float(milliseconds) / 1000)
+    except ValueError:
+        pass
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        return _positive(float(text))
+    except ValueError:
+        pass
+    try:
+        return _positive(parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def decompressed(body: bytes, encoding: str | None, *, limit: int) -> bytes:
+    """Undo a content-encoding (gzip, deflate).
+
+    Raises:
+        ValueError: the encoding is another, the body is broken, or over `limit`
+            bytes when unpacked.
+    """
+    if encoding in (None, "", "identity"):
+        if len(body) > limit:
+            raise ValueError(f"the body is over {limit} bytes")
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"unknown content-encoding {encoding!r}")
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by itself
+    try:
+        plain = inflate.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"the {encoding} body is broken: {error}") from None
+    if len(plain) > limit:
+        raise ValueError(f"the body is over {limit} bytes")
+    if not inflate.eof:
+        raise ValueError(f"the {encoding} body is cut short")
+    return plain
+
+
+def excerpt(body: bytes) -> str:
+    """Give the start of a body as one line."""
+    text = body[: 4 * _EXCERPT_CHARACTERS].decode("utf-8", errors="replace")
+    text = " ".join(text.split())
+    if len(text) > _EXCERPT_CHARACTERS:
+        text = f"{text[: _EXCERPT_CHARACTERS - 3]}..."
+    return text
+
+
+def _positive(seconds: float) -> float | None:
+    # Also drops NaN and infinity, which float() accepts.
+    return min(max(seconds, 0.0), 86_400.0) if seconds == seconds else None
+
+
+def _read_error(body: bytes) -> tuple[str, str | None]:
+    """Find message and code in the error bodies that servers really send."""
+    try:
+        data = msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return "", None
+    error = data.get("error", data)
+    if isinstance(error, str):
+        return error, None
+    try:
+        facts = msgspec.convert(error, dict[str, object])
+    except msgspec.ValidationError:
+        return "", None
+    message = facts.get("message", facts.get("detail", ""))
+    code = facts.get("code")
+    if not isinstance(code, str):
+        code = facts.get("type")
+    return (
+        message if isinstance(message, str) else "",
+        code if isinstance(code, str) else None,
+    )
