@@ -22,7 +22,7 @@ async def test_lines_are_given_in_order() -> None:
     assert await lm.complete("x") is whole
     with pytest.raises(ZeroDivisionError):
         await lm.complete("x")
-    with pytest.raises(ScriptEndedError, match="3 lines.*'last'"):
+    with pytest.raises(ScriptEndedError, match=r"3 lines.*'last'"):
         await lm.complete("last")
 
 
