@@ -1,0 +1,148 @@
+"""The parts of a prompt that every adapter writes alike."""
+
+import enum
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+
+from dspex.modules.adapters.protocol import Demo
+from dspex.modules.adapters.values import show_value
+from dspex.modules.errors import AdapterParseError
+from dspex.modules.fields import Field
+from dspex.modules.signature import Inputs, Signature
+from dspex.providers.messages import Choice, Message, Request
+
+_CONSTRAINT_WORDS: Final[Mapping[str, str]] = {
+    "gt": "more than {}",
+    "ge": "at least {}",
+    "lt": "less than {}",
+    "le": "at most {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "length at least {}",
+    "max_length": "length at most {}",
+    "pattern": "matching {}",
+}
+
+OutputWriter: TypeAlias = Callable[[Signature, Demo], str]
+
+
+def describe_fields(fields: Iterable[Field]) -> str:
+    """List fields for the model: name, type, description, constraints."""
+    lines: list[str] = []
+    for field in fields:
+        desc = field.desc
+        about = f": {desc}" if desc and desc != f"${{{field.name}}}" else ""
+        limits = describe_constraints(field)
+        lines.append(f"- `{field.name}` ({field.type_name}{limits}){about}")
+    return "\n".join(lines)
+
+
+def describe_constraints(field: Field) -> str:
+    """Give `, at least 0, at most 10`, or nothing."""
+    return "".join(
+        f", {_CONSTRAINT_WORDS[name].format(value)}"
+        for name, value in field.constraints.items()
+        if name in _CONSTRAINT_WORDS
+    )
+
+
+def describe_value(field: Field) -> str:
+    """Say what shall be written for an output: `an integer`, `one of: a; b`."""
+    annotation = field.annotation
+    if annotation is str:
+        return "text"
+    if annotation is bool:
+        return "True or False"
+    if annotation is int:
+        return "an integer"
+    if annotation is float:
+        return "a number"
+    origin: object = get_origin(annotation)
+    if origin is Literal:
+        return f"exactly one of: {'; '.join(map(str, get_args(annotation)))}"
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return f"exactly one of: {'; '.join(str(m.value) for m in annotation)}"
+    schema = field.plain_validator.json_schema()
+    return f"JSON of this schema: {json.dumps(schema, ensure_ascii=False)}"
+
+
+def marker(name: str) -> str:
+    """Give the line that starts a field: dspy's, so that programs move freely."""
+    return f"[[ ## {name} ## ]]"
+
+
+def show_inputs(signature: Signature, inputs: Inputs) -> str:
+    """Give the inputs under their markers; one that is not given is left out."""
+    return "\n\n".join(
+        f"{marker(name)}\n{show_value(field, inputs[name])}"
+        for name, field in signature.input_fields.items()
+        if name in inputs
+    )
+
+
+def show_output(field: Field, outputs: Demo) -> str:
+    """Give an output of a demo as text; one that is not given is said to be."""
+    value = outputs.get(field.name)
+    if value is None and not field.is_optional:
+        return "(left out)"
+    return show_value(field, value)
+
+
+def demo_messages(
+    signature: Signature, demos: Sequence[Demo], write_outputs: OutputWriter
+) -> list[Message]:
+    """Give each demo as a pair of turns; those with gaps come first, marked as such.
+
+    A demo without any input or without any output teaches nothing and is left out.
+    """
+    partial: list[Message] = []
+    complete: list[Message] = []
+    for demo in demos:
+        given = {name for name, value in demo.items() if value is not None}
+        inputs, outputs = signature.input_fields, signature.output_fields
+        if given.issuperset(signature.fields):
+            turns, note = complete, ""
+        elif given.intersection(inputs) and given.intersection(outputs):
+            turns, note = partial, "(An example with some fields left out.)\n\n"
+        else:
+            continue
+        shown = {name: demo[name] for name in inputs if name in demo}
+        turns.append(Message.user(note + show_inputs(signature, shown)))
+        turns.append(Message.assistant(write_outputs(signature, demo)))
+    return [*partial, *complete]
+
+
+def ask_again(
+    request: Request, choice: Choice, error: AdapterParseError, reminder: str
+) -> Request:
+    """Give the conversation with the bad answer and what is wrong with it."""
+    what = f"`{error.field}`: {error.problem}" if error.field else error.problem
+    expected = f" (expected {error.expected})" if error.expected else ""
+    complaint = Message.user(
+        f"That answer cannot be used. {what}{expected}\n{reminder}"
+    )
+    said = [Message.assistant(choice.text)] if choice.text.strip() else []
+    return with_messages(request, [*request.messages, *said, complaint])
+
+
+def with_messages(request: Request, messages: Sequence[Message]) -> Request:
+    """Give the same request with other messages."""
+    return replace(request, messages=tuple(messages))
+
+
+def fill_optional(
+    signature: Signature, outputs: dict[str, Any]
+) -> tuple[dict[str, Any], Field | None]:  # Any: as the signature declares
+    """Give the outputs in order, defaults filled in, and the first that is missing."""
+    filled: dict[str, Any] = {}  # Any: as above
+    missing: Field | None = None
+    for name, field in signature.output_fields.items():
+        if name in outputs:
+            filled[name] = outputs[name]
+        elif field.is_optional:
+            filled[name] = field.get_default()
+        elif missing is None:
+            missing = field
+    return filled, missing

@@ -1,0 +1,244 @@
+"""Predictions: the typed outputs of a module, and what they took."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeAlias
+
+import pydantic
+
+from dspex.modules.adapters.values import to_plain
+from dspex.modules.errors import Attempt, InputTypeError, shorten
+from dspex.modules.signature import SignatureLike, first_problem, to_signature
+from dspex.providers.messages import Usage
+
+# Any: outputs have the types that the signature gives them.
+Outputs: TypeAlias = Mapping[str, Any]
+
+
+class Prediction:
+    """Outputs as attributes (`prediction.answer`), and what it took to get them.
+
+    `prediction["answer"]` reaches outputs whose name is taken by an attribute below.
+    Two predictions are equal when their outputs are; those with a `score` also compare
+    by it, as in dspy.
+
+    `completions` holds all outputs when more than one was asked for, the first one
+    included. `usage` counts every model call, failed ones too; `seconds` is the time
+    from the call to its end. `attempts` are the answers that could not be used, and
+    `notes` what was forgiven in the one that was. `suggestions` are the messages of
+    `suggest` that were not met in the end.
+    """
+
+    __slots__ = (
+        "_outputs",
+        "attempts",
+        "completions",
+        "model",
+        "notes",
+        "seconds",
+        "suggestions",
+        "trace_id",
+        "usage",
+    )
+
+    _outputs: Outputs
+    completions: tuple[Outputs, ...]
+    usage: Usage
+    seconds: float
+    trace_id: str | None
+    model: str | None
+    attempts: tuple[Attempt, ...]
+    notes: tuple[str, ...]
+    suggestions: tuple[str, ...]
+
+    def __init__(self, /, **outputs: Any) -> None:  # Any: as above
+        self._set(_outputs=outputs, completions=(outputs,))
+
+    @classmethod
+    def of(
+        cls,
+        completions: Sequence[Outputs],
+        *,
+        usage: Usage | None = None,
+        seconds: float = 0.0,
+        trace_id: str | None = None,
+        model: str | None = None,
+        attempts: Sequence[Attempt] = (),
+        notes: Sequence[str] = (),
+        suggestions: Sequence[str] = (),
+    ) -> Self:
+        """Build a prediction from its completions, the first of which it stands for."""
+        made = cls.__new__(cls)
+        made._set(
+            _outputs=dict(completions[0]),
+            completions=tuple(completions),
+            usage=usage or Usage(),
+            seconds=seconds,
+            trace_id=trace_id,
+            model=model,
+            attempts=tuple(attempts),
+            notes=tuple(notes),
+            suggestions=tuple(suggestions),
+        )
+        return made
+
+    def _set(self, **facts: object) -> None:
+        defaults: dict[str, object] = {
+            "usage": Usage(),
+            "seconds": 0.0,
+            "trace_id": None,
+            "model": None,
+            "attempts": (),
+            "notes": (),
+            "suggestions": (),
+        }
+        for name, value in (defaults | facts).items():
+            object.__setattr__(self, name, value)
+
+    def replace(self, **facts: object) -> Self:
+        """Give the same outputs with other facts: `usage`, `seconds`, `trace_id`..."""
+        made = type(self).__new__(type(self))
+        mine = {name: getattr(self, name) for name in Prediction.__slots__}
+        made._set(**(mine | facts))
+        return made
+
+    @property
+    def outputs(self) -> Outputs:
+        """The outputs by name, in the order of the signature."""
+        return dict(self._outputs)
+
+    # --- outputs as attributes and items
+
+    def __getattr__(self, name: str) -> Any:  # Any: as above
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._outputs[name]
+        except KeyError:
+            names = ", ".join(self._outputs) or "none"
+            raise AttributeError(
+                f"the prediction has no output {name!r}; it has {names}"
+            ) from None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"predictions do not change: cannot set {name!r}; make a new Prediction"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"predictions do not change: cannot delete {name!r}")
+
+    def __getitem__(self, name: str) -> Any:  # Any: as above
+        return self._outputs[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._outputs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def keys(self) -> Iterator[str]:
+        """Give the names of the outputs, so that `dict(prediction)` works."""
+        return iter(self._outputs)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{n}={shorten(v)}" for n, v in self._outputs.items())
+        return f"Prediction({shown})"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's protocol, used by copy
+        state = {name: getattr(self, name) for name in Prediction.__slots__}
+        return (_rebuild, (type(self), state))
+
+    # --- comparison
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return dict(self._outputs) == dict(other._outputs)
+
+    __hash__ = None  # type: ignore[assignment]  # outputs may be lists and dicts
+
+    def __float__(self) -> float:
+        return float(self._outputs["score"])
+
+    def __lt__(self, other: "Prediction | float") -> bool:
+        return float(self) < float(other)
+
+    def __le__(self, other: "Prediction | float") -> bool:
+        return float(self) <= float(other)
+
+    def __gt__(self, other: "Prediction | float") -> bool:
+        return float(self) > float(other)
+
+    def __ge__(self, other: "Prediction | float") -> bool:
+        return float(self) >= float(other)
+
+    # --- JSON
+
+    def to_json(self) -> dict[str, Any]:  # Any: plain JSON
+        """Give the prediction as plain JSON; models and enums become their values."""
+        return {
+            "outputs": to_plain(dict(self._outputs)),
+            "completions": [to_plain(dict(c)) for c in self.completions],
+            "usage": self.usage.to_json(),
+            "seconds": self.seconds,
+            "trace_id": self.trace_id,
+            "model": self.model,
+            "notes": list(self.notes),
+            "suggestions": list(self.suggestions),
+        }
+
+    @classmethod
+    def from_json(
+        cls,
+        data: Mapping[str, Any],  # Any: plain JSON
+        *,
+        signature: SignatureLike | None = None,
+    ) -> Self:
+        """Build a prediction from what `to_json` gave.
+
+        With a signature its outputs get their types back; without one they stay JSON.
+
+        Raises:
+            InputTypeError: an output does not have the signature's type.
+        """
+        completions = data.get("completions") or [data["outputs"]]
+        return cls.of(
+            [_typed(outputs, signature) for outputs in completions],
+            usage=Usage.from_json(data.get("usage") or {}),
+            seconds=data.get("seconds", 0.0),
+            trace_id=data.get("trace_id"),
+            model=data.get("model"),
+            notes=data.get("notes", ()),
+            suggestions=data.get("suggestions", ()),
+        )
+
+
+def _rebuild(cls: type[Prediction], state: dict[str, object]) -> Prediction:
+    made = cls.__new__(cls)
+    made._set(**state)  # pyright: ignore[reportPrivateUsage]: its own class
+    return made
+
+
+def _typed(outputs: Outputs, signature: SignatureLike | None) -> Outputs:
+    if signature is None:
+        return outputs
+    found = to_signature(signature)
+    typed: dict[str, Any] = {}  # Any: as above
+    for name, value in outputs.items():
+        field = found.output_fields.get(name)
+        try:
+            typed[name] = (
+                value if field is None else field.validator.validate_python(value)
+            )
+        except pydantic.ValidationError as error:
+            raise InputTypeError(
+                found.signature,
+                name,
+                expected=field.type_name if field else "",
+                value=value,
+                problem=first_problem(error),
+            ) from None
+    return typed
