@@ -1,6 +1,6 @@
 """The kernel: actors, refs, links, monitors and names, with OTP's semantics."""
 
-from dspex.runtime.actor import IGNORE, Actor, Leave, Refuse
+from dspex.runtime.actor import IGNORE, Actor, InitAnswer, Leave, Refuse
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import (
     AlreadyStartedError,
@@ -33,6 +33,7 @@ __all__ = [
     "Down",
     "DspexError",
     "Exit",
+    "InitAnswer",
     "Leave",
     "MailboxFullError",
     "NameTakenError",

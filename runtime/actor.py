@@ -1,7 +1,16 @@
 """Actor: the class a user subclasses. One instance is one incarnation's state."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Final, Protocol, TypeVar, TypeVarTuple, Unpack
+from collections.abc import Awaitable, Callable, Sequence
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+)
 
 from dspex.runtime.envelope import DEFAULT_CAPACITY, Deferred
 from dspex.runtime.reasons import NORMAL, ExitReason
@@ -11,7 +20,11 @@ from dspex.runtime.registry import Registry
 Ts = TypeVarTuple("Ts")
 
 
-class Ignore:
+class InitAnswer:
+    """What `init` may answer beside None: `IGNORE`, or what a supervisor keeps."""
+
+
+class Ignore(InitAnswer):
     """What `init` answers when the actor should not run, and that is no failure."""
 
 
@@ -78,10 +91,22 @@ class Host(Protocol):
         """Start a task that dies with the actor."""
         ...
 
-    async def start_child(
+    def send_self(self, message: object) -> None:
+        """Put a plain message behind what lies in the actor's own mailbox."""
+        ...
+
+    async def start_link(
         self, actor: "ActorT", *, name: str | None
     ) -> "ActorRef[ActorT]":
         """Start an actor linked to this one, which is its parent."""
+        ...
+
+    async def end_children(
+        self,
+        refs: Sequence[ActorRef[Any]],  # Any: of every class
+        shutdowns: Sequence[float],
+    ) -> list[ExitReason]:
+        """Tell children to shut down, kill the late ones; give their exit reasons."""
         ...
 
     def monitor(self, ref: ActorRef[Any]) -> int:  # Any: of every class
@@ -112,7 +137,10 @@ class Actor:
     The callbacks and their order are `gen_server`'s.
     """
 
-    trap_exit: ClassVar[bool] = False
+    actor_type: ClassVar[Literal["worker", "supervisor"]] = "worker"
+    """What a child spec of this class is, unless it says otherwise."""
+
+    trap_exit: bool = False
     """Get exit signals as `Exit` messages, and run `terminate` when the parent says
     to end: OTP's `process_flag(trap_exit, true)`."""
 
@@ -121,12 +149,16 @@ class Actor:
 
     _host: Host
 
-    async def init(self) -> Ignore | None:
+    async def init(self) -> InitAnswer | None:
         """Set up before the first message; the starter waits for it.
 
         Answer IGNORE not to run at all. An exception fails the start with it as the
         reason; `terminate` does not run then.
         """
+
+    async def _enter(self) -> InitAnswer | None:
+        # What the process runs as init: a seam for the kernel's own actors.
+        return await self.init()
 
     async def handle_info(self, message: object) -> None:
         """Handle a plain message, a `Down` or an `Exit`. The default drops it."""
@@ -167,11 +199,23 @@ class Actor:
         """Start a task that dies with this actor; its exception crashes the actor."""
         self._host.spawn(work, arguments)
 
-    async def start_child(
+    async def start_link(
         self, actor: "ActorT", *, name: str | None = None
     ) -> "ActorRef[ActorT]":
-        """Start an actor linked to this one: `start_link`. This one is its parent."""
-        return await self._host.start_child(actor, name=name)
+        """Start an actor linked to this one, which is its parent."""
+        return await self._host.start_link(actor, name=name)
+
+    async def end_children(
+        self,
+        refs: Sequence[ActorRef[Any]],  # Any: of every class
+        shutdowns: Sequence[float],
+    ) -> list[ExitReason]:
+        """Unlink actors, tell them all to shut down, wait until they are gone.
+
+        Each is killed when its own number of seconds in `shutdowns` is over; 0 kills
+        at once, `math.inf` waits for ever. Gives their exit reasons.
+        """
+        return await self._host.end_children(refs, shutdowns)
 
     def monitor(self, ref: ActorRef[Any]) -> int:  # Any: of every class
         """Ask for exactly one `Down` message when `ref` ends, also if it has."""

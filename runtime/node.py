@@ -1,7 +1,7 @@
 """Node: the place where actors run. One nursery, one registry, one deadline heap."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -102,7 +102,7 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncIterator[Node]:
+async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncGenerator[Node]:
     """Open a node for the length of an `async with` block.
 
     However the block ends (normally, by an exception, cancelled), every actor is

@@ -1,6 +1,6 @@
 """Process: the task, mailbox, links and monitors behind a ref."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -73,6 +73,7 @@ class Process:
         self._scope = trio.CancelScope()
         self._signal_reason: ExitReason = None
         self._stop_reason: ExitReason = None
+        self._terminating = False
         self._handling: Request | None = None
         self._deferred: dict[Request, None] = {}
         self._links: dict[Process, None] = {}
@@ -80,6 +81,15 @@ class Process:
         self._watching: dict[int, Process] = {}  # by this one, of others
         self._tasks: dict[trio.CancelScope, None] = {}
         self._idle = trio.Event()
+
+    @property
+    def state(self) -> str:
+        """One of starting, running, stopping, dead."""
+        if not self.is_alive:
+            return "dead"
+        if self._signal_reason is not None or self._terminating:
+            return "stopping"
+        return "running" if self.is_serving else "starting"
 
     # What ends an actor, and in which way.
 
@@ -139,7 +149,7 @@ class Process:
         actor = self.actor
         actor._host = self  # pyright: ignore[reportPrivateUsage]
         try:
-            answer = await actor.init()
+            answer = await actor._enter()  # pyright: ignore[reportPrivateUsage]
         except Leave as leave:
             self.start_error = StartError(self.name, leave.reason)
             return leave.reason
@@ -155,6 +165,7 @@ class Process:
         if self.registered is not None:
             self.node.registry.announce(self.registered)
         reason = await self._serve()
+        self._terminating = True
         try:
             await actor.terminate(reason)
         except Leave as leave:
@@ -228,6 +239,10 @@ class Process:
         self._deferred[request] = None
         return Deferred(request)
 
+    def send_self(self, message: object) -> None:
+        """Put a plain message behind what lies in the actor's own mailbox."""
+        self.mailbox.put_signal(Info(message))
+
     # Tasks that belong to the actor.
 
     def spawn(
@@ -266,7 +281,7 @@ class Process:
 
     # Links, monitors, children.
 
-    async def start_child(
+    async def start_link(
         self, actor: ActorT, *, name: str | None = None
     ) -> ActorRef[ActorT]:
         """Start an actor linked to this one, which is its parent."""
@@ -335,17 +350,48 @@ class Process:
         self.started.set()
         self.died.set()
 
-    async def end(self, timeout: float) -> None:
+    def tell_to_end(self) -> None:
+        """Send the exit signal `shutdown` as its parent does."""
+        if not self.is_alive:
+            return
+        if self.actor.trap_exit:
+            self.mailbox.put_signal(ParentExit(SHUTDOWN))
+        else:
+            self._end_now(SHUTDOWN)
+
+    async def end(self, timeout: float) -> ExitReason:
         """Tell it to shut down, wait `timeout` seconds, then kill; wait till dead."""
-        if self.is_alive:
-            if self.actor.trap_exit:
-                self.mailbox.put_signal(ParentExit(SHUTDOWN))
-            else:
-                self._end_now(SHUTDOWN)
-            with trio.move_on_after(timeout):
+        if timeout > 0:
+            self.tell_to_end()
+        return await self._gone_within(timeout)
+
+    async def _gone_within(self, seconds: float) -> ExitReason:
+        if seconds > 0:
+            with trio.move_on_after(seconds):
                 await self.died.wait()
-            self.kill()
+        self.kill()
         await self.died.wait()
+        return self.exit_reason
+
+    async def end_children(
+        self,
+        refs: Sequence[ActorRef[Any]],  # Any: of every class
+        shutdowns: Sequence[float],
+    ) -> list[ExitReason]:
+        """Tell children to shut down, kill the late ones; give their exit reasons."""
+        children = [self.node.process_of(ref) for ref in refs]
+        for ref in refs:
+            self.unlink(ref)
+        for child, seconds in zip(children, shutdowns, strict=True):
+            if seconds > 0:
+                child.tell_to_end()
+            else:
+                child.kill()
+        began = trio.current_time()
+        for index in sorted(range(len(children)), key=shutdowns.__getitem__):
+            left = shutdowns[index] - (trio.current_time() - began)
+            await children[index]._gone_within(left)
+        return [child.exit_reason for child in children]
 
 
 class ProcessNode(NodePort, Protocol):

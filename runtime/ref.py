@@ -31,6 +31,16 @@ class Port(Protocol):
     is_serving: bool
     exit_reason: ExitReason
 
+    @property
+    def actor(self) -> object:
+        """The actor's instance."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Which part of its life it is in."""
+        ...
+
     def signal(self, reason: ExitReason, *, sender: object) -> None:
         """Handle an exit signal."""
         ...
@@ -72,6 +82,11 @@ class ActorRef(Generic[ActorT]):
     def exit_reason(self) -> ExitReason:
         """Why it ended; None while it is alive."""
         return self.port.exit_reason
+
+    @property
+    def state(self) -> str:
+        """One of starting, running, stopping, dead."""
+        return self.port.state
 
     @property
     def mailbox(self) -> Mailbox:
