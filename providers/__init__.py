@@ -1,5 +1,6 @@
 """Model clients: one interface for every provider, alone or under supervision."""
 
+from dspex.providers.embedded import Embedded, EmbeddedServer
 from dspex.providers.errors import (
     Attempt,
     AuthenticationError,
@@ -11,6 +12,7 @@ from dspex.providers.errors import (
     MalformedResponseError,
     MissingKeyError,
     MissingPackageError,
+    ModelServerError,
     ModelUnavailableError,
     NotFoundError,
     PermissionDeniedError,
@@ -48,6 +50,8 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "ContextLengthError",
+    "Embedded",
+    "EmbeddedServer",
     "FilePart",
     "ImagePart",
     "InvalidRequestError",
@@ -55,6 +59,7 @@ __all__ = [
     "Message",
     "MissingKeyError",
     "MissingPackageError",
+    "ModelServerError",
     "ModelUnavailableError",
     "NotFoundError",
     "OpenAI",

@@ -17,7 +17,8 @@ ProviderError                     a model call has no answer
 │   ├── RateLimitError            429: too many requests, or no quota left
 │   └── ServerError               408, 409, 5xx: it failed, and may not next time
 ├── MalformedResponseError        the body is not what the API promises
-└── ModelUnavailableError         the embedded model is down and did not come back
+├── ModelUnavailableError         the embedded model is down and did not come back
+└── ModelServerError              its process could not start, died or hung
 
 Every error says on which provider and model, after which attempts, and what to do.
 """
@@ -203,6 +204,28 @@ class ModelUnavailableError(ProviderError):
 
     retryable = True
     remedy = "read its supervisor's log for why it died"
+
+
+class ModelServerError(ProviderError):
+    """The process of the embedded model could not start, died or does not answer.
+
+    `returncode` is its exit status, minus the signal number, or None while it runs;
+    `stderr` holds its last lines.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        model: str,
+        returncode: int | None = None,
+        stderr: Sequence[str] = (),
+    ) -> None:
+        if stderr:
+            problem = f"{problem}; its last words: {stderr[-1]!r}"
+        super().__init__(problem, provider="embedded", model=model)
+        self.returncode = returncode
+        self.stderr = stderr
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -6,7 +6,7 @@ response; connections, deadline, retries and errors are here.
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -44,8 +44,15 @@ class Decoded(msgspec.Struct, frozen=True):
 class Dialect(Protocol):
     """How one provider's API writes a request and reads a reply."""
 
-    provider: ClassVar[str]
-    path: ClassVar[str]
+    @property
+    def provider(self) -> str:
+        """The provider's name in errors and logs."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where requests go, below the base URL."""
+        ...
 
     def headers(self, key: SecretStr) -> Mapping[str, str]:
         """Give the headers that authorize a request."""

@@ -84,10 +84,15 @@ class OpenAI(HTTPModel):
 class ChatCompletions:
     """The dialect of `POST /chat/completions`."""
 
-    provider: ClassVar[str] = "openai"
     path: ClassVar[str] = "/chat/completions"
 
-    def __init__(self, max_tokens_field: MaxTokensField = "max_tokens") -> None:
+    def __init__(
+        self,
+        max_tokens_field: MaxTokensField = "max_tokens",
+        *,
+        provider: str = "openai",
+    ) -> None:
+        self.provider: Final = provider
         self._max_tokens_field = max_tokens_field
 
     def headers(self, key: SecretStr) -> Mapping[str, str]:

