@@ -6,10 +6,12 @@ the key is on no command line. It writes one JSON line to the descriptor `ready_
 or until its parent is gone.
 """
 
+import importlib
 import importlib.util
 import json
 import os
 import signal
+from types import FrameType
 from typing import Any
 
 CONFIGURATION = "DSPEX_EMBEDDED"
@@ -22,7 +24,7 @@ def main() -> int:
     )
     guard(configuration["guard"])
     # Kills a generation in the middle; the server has no state worth saving.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ready = os.fdopen(configuration["ready_fd"], "w", encoding="utf-8")
     try:
@@ -48,8 +50,7 @@ def guard(path: str) -> None:
 
 def start_server(configuration: dict[str, Any]) -> Any:  # Any: JSON; untyped library
     """Load the model and serve it on a free port of the loopback."""
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # Any: it has no types
     slots: int = configuration["slots"]
     params = xllamacpp.CommonParams()
     params.model.path = configuration["model_path"]
@@ -69,6 +70,10 @@ def start_server(configuration: dict[str, Any]) -> Any:  # Any: JSON; untyped li
     params.offline = True
     params.verbosity = 1
     return xllamacpp.Server(params)
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ https://platform.openai.com/docs/api-reference/chat
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import httpx
 import msgspec
@@ -84,8 +84,6 @@ class OpenAI(HTTPModel):
 class ChatCompletions:
     """The dialect of `POST /chat/completions`."""
 
-    path: ClassVar[str] = "/chat/completions"
-
     def __init__(
         self,
         max_tokens_field: MaxTokensField = "max_tokens",
@@ -93,6 +91,7 @@ class ChatCompletions:
         provider: str = "openai",
     ) -> None:
         self.provider: Final = provider
+        self.path: Final = "/chat/completions"
         self._max_tokens_field = max_tokens_field
 
     def headers(self, key: SecretStr) -> Mapping[str, str]:

@@ -1,7 +1,11 @@
+import importlib.util
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -131,6 +135,33 @@ async def test_no_process_is_left_however_the_actor_ends(node: Node) -> None:
     assert [pid for pid in children if is_running(int(pid))] == []
 
 
+OWNER = """
+import trio
+from dspex.providers import EmbeddedServer
+from dspex.runtime import open_node
+
+async def main():
+    async with open_node() as node:
+        server = await node.start(EmbeddedServer())
+        print(await server.call(EmbeddedServer.pid), flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+async def test_no_process_is_left_when_its_owner_is_killed() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
+    with owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert is_running(pid)
+        owner.kill()
+    with trio.fail_after(3):
+        while is_running(pid):
+            await trio.sleep(0.01)
+
+
 async def test_a_server_that_does_not_come_back_fails_the_call_in_time(
     node: Node,
 ) -> None:
@@ -165,12 +196,12 @@ async def test_tools_are_refused_instead_of_ignored(node: Node) -> None:
 async def test_a_missing_package_is_named_with_its_remedy(
     node: Node, package: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n: None if n == package else find(n)
-    )
+
+    def find_other(name: str) -> ModuleSpec | None:
+        return None if name == package else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_other)
     with pytest.raises(StartError) as caught:
         await node.start(EmbeddedServer())
     reason = caught.value.reason
