@@ -137,8 +137,7 @@ class ChildProcess:
                 trio.lowlevel.notify_closing(pidfd)
                 os.close(pidfd)
             self._reap()
-        status: int = self._popen.returncode
-        return status
+        return self._popen.wait()  # known by now
 
     async def stop(self, grace_seconds: float = 1.0) -> int:
         """Stop the whole process group and return the exit status, once all is gone.

@@ -20,7 +20,7 @@ class Request:
     the late reply of a timed-out call.
     """
 
-    __slots__ = ("_task", "arguments", "context", "method", "settled")
+    __slots__ = ("_task", "arguments", "context", "method", "on_settled", "settled")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Request:
         self._task = task
         # True once answered, timed out or abandoned by its caller.
         self.settled = False
+        self.on_settled: Callable[[], None] | None = None
 
     @property
     def is_call(self) -> bool:
@@ -44,21 +45,26 @@ class Request:
     def reply(self, value: object) -> None:
         """Answer the caller with a value, if it still waits."""
         if not self.settled:
-            self.settled = True
+            self._settle()
             if self._task is not None:
                 trio.lowlevel.reschedule(self._task, outcome.Value(value))
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an exception, if it still waits."""
         if not self.settled:
-            self.settled = True
+            self._settle()
             if self._task is not None:
                 trio.lowlevel.reschedule(self._task, outcome.Error(error))
 
     def abandon(self, _: object) -> trio.lowlevel.Abort:
         """Take note that the caller was cancelled: do not start this request."""
-        self.settled = True
+        self._settle()
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def _settle(self) -> None:
+        self.settled = True
+        if self.on_settled is not None:
+            self.on_settled()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,16 @@ class Deferred(Generic[T]):
     def is_wanted(self) -> bool:
         """Whether the caller still waits (not answered, timed out or cancelled)."""
         return not self._request.settled
+
+    def cancel_when_unwanted(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` as soon as the caller no longer waits.
+
+        So work for a caller that was cancelled or timed out ends at once. One scope
+        a Deferred; when the answer was given the scope is cancelled too.
+        """
+        self._request.on_settled = scope.cancel
+        if self._request.settled:
+            scope.cancel()
 
 
 DEFAULT_CAPACITY: Final = 1_000

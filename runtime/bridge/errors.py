@@ -1,0 +1,113 @@
+"""Errors of the bridge.
+
+BridgeError
+├── BridgeUnavailableError     the child cannot host dspy: missing, wrong version, ...
+├── WorkerStartTimeoutError    the child did not say hello in time
+├── WorkerDiedError            the child ended: a signal, an exit, a closed channel
+├── ProtocolError              the child sent what the protocol does not know
+│   └── FrameTooLargeError     a message over the limit; it was not sent
+├── UnsupportedValueError      a value that does not travel; it was not sent
+└── RemoteError                Python code in the child raised
+"""
+
+from dspex.runtime.errors import DspexError
+
+
+class BridgeError(DspexError):
+    """Something with a child process that hosts dspy."""
+
+
+class BridgeUnavailableError(BridgeError):
+    """The interpreter cannot host dspy; the message says what to install."""
+
+    def __init__(self, python: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{python} cannot host dspy: {problem}; {remedy}")
+        self.python = python
+        self.problem = problem
+        self.remedy = remedy
+
+
+class WorkerStartTimeoutError(BridgeError):
+    """The child was started and did not say hello within `seconds`."""
+
+    def __init__(self, pid: int, seconds: float, last_lines: tuple[str, ...]) -> None:
+        super().__init__(
+            f"dspy process {pid} was not ready within {seconds:g} s{_tail(last_lines)}"
+        )
+        self.pid = pid
+        self.seconds = seconds
+        self.last_lines = last_lines
+
+
+class WorkerDiedError(BridgeError):
+    """The child process `pid` ended while it was needed.
+
+    `signal` is the signal's name (`SIGKILL`, `SIGSEGV`, ...) or None, `status` its
+    exit status or None, `last_lines` its last log lines.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        signal: str | None,
+        status: int | None,
+        last_lines: tuple[str, ...],
+        request: str | None = None,
+    ) -> None:
+        how = f"by {signal}" if signal else f"with exit status {status}"
+        during = f" during {request}" if request else ""
+        super().__init__(f"dspy process {pid} died {how}{during}{_tail(last_lines)}")
+        self.pid = pid
+        self.signal = signal
+        self.status = status
+        self.last_lines = last_lines
+        self.request = request
+
+
+class ProtocolError(BridgeError):
+    """A frame that is not what the protocol allows."""
+
+
+class FrameTooLargeError(ProtocolError):
+    """The message `what` takes `size_bytes`, more than a frame may hold."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{what} takes {size_bytes / 1e6:.1f} MB, a frame holds at most "
+            f"{limit_bytes / 1e6:.1f} MB: pass a path or smaller pieces"
+        )
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class UnsupportedValueError(BridgeError):
+    """The value at `path` is of a type that does not travel to another process."""
+
+    def __init__(self, path: str, value: object) -> None:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        super().__init__(
+            f"{path} is a {kind}, which does not cross a process boundary: "
+            "use JSON-like values, pydantic models, dates or images"
+        )
+        self.path = path
+        self.kind = kind
+
+
+class RemoteError(BridgeError):
+    """Code in the child raised `kind` with `problem`.
+
+    `remote_traceback` is the child's traceback as text. When the cause was a failed
+    model call or tool, its exception in this process is `__cause__`.
+    """
+
+    def __init__(self, kind: str, problem: str, remote_traceback: str) -> None:
+        super().__init__(f"{kind}: {problem}" if problem else kind)
+        self.kind = kind
+        self.problem = problem
+        self.remote_traceback = remote_traceback
+
+
+def _tail(lines: tuple[str, ...]) -> str:
+    return "; its last lines: " + " | ".join(lines[-5:]) if lines else ""
