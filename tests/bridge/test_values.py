@@ -80,7 +80,7 @@ def test_a_value_that_does_not_travel_is_named_by_its_path() -> None:
 
 
 def test_a_key_that_does_not_travel_is_named() -> None:
-    with pytest.raises(UnsupportedValueError, match="^a key of input is a builtins"):
+    with pytest.raises(UnsupportedValueError, match="a key of input is a builtins"):
         pack({(1, 2): 3}, "input")
 
 
