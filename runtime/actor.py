@@ -1,5 +1,6 @@
 """Actor: the class a user subclasses. One instance is one incarnation's state."""
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import (
     Any,
@@ -13,9 +14,11 @@ from typing import (
 )
 
 from dspex.runtime.envelope import DEFAULT_CAPACITY, Deferred
+from dspex.runtime.errors import DspexError
 from dspex.runtime.reasons import NORMAL, ExitReason
 from dspex.runtime.ref import ActorRef
 from dspex.runtime.registry import Registry
+from dspex.runtime.timers import Timer
 
 Ts = TypeVarTuple("Ts")
 
@@ -31,6 +34,24 @@ class Ignore(InitAnswer):
 IGNORE: Final = Ignore()
 
 
+class Continue(InitAnswer):
+    """What `init` answers to run `handle_continue(argument)` before any message."""
+
+    __slots__ = ("argument",)
+
+    def __init__(self, argument: object = None) -> None:
+        self.argument = argument
+
+
+class BadReturnValueError(DspexError):
+    """A callback answered what it may not: OTP's `bad_return_value`."""
+
+    def __init__(self, callback: str, value: object) -> None:
+        super().__init__(f"{callback} answered {value!r}; it must answer None")
+        self.callback = callback
+        self.value = value
+
+
 class Refuse(Exception):  # noqa: N818 - an order to the kernel, not an error
     """Raised in a handler: fail only this caller, with `error`; the actor lives."""
 
@@ -44,7 +65,7 @@ class Leave(Exception):  # noqa: N818 - an order to the kernel, not an error
 
     def __init__(self, reason: ExitReason = NORMAL) -> None:
         super().__init__(str(reason))
-        self.reason = reason
+        self.reason = NORMAL if reason is None else reason
 
 
 class NodePort(Protocol):
@@ -56,7 +77,7 @@ class NodePort(Protocol):
         ...
 
     async def start(
-        self, actor: "ActorT", *, name: str | None = None
+        self, actor: "ActorT", *, name: str | None = None, timeout: float = math.inf
     ) -> "ActorRef[ActorT]":
         """Start an actor without a link."""
         ...
@@ -91,12 +112,30 @@ class Host(Protocol):
         """Start a task that dies with the actor."""
         ...
 
-    def send_self(self, message: object) -> None:
-        """Put a plain message behind what lies in the actor's own mailbox."""
+    def send_self(self, message: object, *, after: float | None) -> Timer | None:
+        """Put a plain message behind what lies in the own mailbox, maybe later."""
+        ...
+
+    def continue_with(self, argument: object) -> None:
+        """Run `handle_continue` before the next message."""
+        ...
+
+    def set_idle_timeout(self, seconds: float) -> None:
+        """Get TIMEOUT as a message if no other comes within `seconds`."""
+        ...
+
+    async def receive(
+        self, wanted: Callable[[object], bool], *, timeout: float
+    ) -> object:
+        """Take the first message that is wanted; leave the others in order."""
+        ...
+
+    def exit(self, ref: ActorRef[Any], reason: ExitReason) -> None:  # Any: every class
+        """Send an exit signal."""
         ...
 
     async def start_link(
-        self, actor: "ActorT", *, name: str | None
+        self, actor: "ActorT", *, name: str | None, timeout: float
     ) -> "ActorRef[ActorT]":
         """Start an actor linked to this one, which is its parent."""
         ...
@@ -156,6 +195,12 @@ class Actor:
         reason; `terminate` does not run then.
         """
 
+    async def handle_continue(self, argument: object) -> None:
+        """Go on after `init` answered Continue, or after `continue_with`.
+
+        Runs before any message that lies in the mailbox.
+        """
+
     async def _enter(self) -> InitAnswer | None:
         # What the process runs as init: a seam for the kernel's own actors.
         return await self.init()
@@ -199,11 +244,53 @@ class Actor:
         """Start a task that dies with this actor; its exception crashes the actor."""
         self._host.spawn(work, arguments)
 
+    def continue_with(self, argument: object = None) -> None:
+        """Run `handle_continue(argument)` after this callback, before any message."""
+        self._host.continue_with(argument)
+
+    def idle_timeout(self, seconds: float) -> None:
+        """Get `TIMEOUT` by `handle_info` if no message comes within `seconds`.
+
+        Counts from the end of this callback, fires once, and any message takes it
+        back: a server timeout of `gen_server`.
+        """
+        self._host.set_idle_timeout(seconds)
+
+    def send_self(self, message: object) -> None:
+        """Put a plain message behind what lies in the own mailbox, however full."""
+        self._host.send_self(message, after=None)
+
+    def send_after(self, seconds: float, message: object) -> Timer:
+        """Get a plain message in `seconds`; the timer's `cancel()` takes it back."""
+        timer = self._host.send_self(message, after=seconds)
+        assert timer is not None
+        return timer
+
+    async def receive(
+        self, wanted: Callable[[object], bool], *, timeout: float = 5.0
+    ) -> object:
+        """Take the first plain message that `wanted` accepts; leave others in order.
+
+        For a callback that waits for one special message (a `Down`, an answer): OTP's
+        selective `receive`. Requests and the rest stay in the mailbox meanwhile.
+
+        Raises:
+            trio.TooSlowError: none came within `timeout` seconds.
+        """
+        return await self._host.receive(wanted, timeout=timeout)
+
+    def exit(self, ref: ActorRef[Any], reason: ExitReason) -> None:  # Any: every class
+        """Send an exit signal: as a parent to a child, else as a stranger.
+
+        See `ActorRef.exit`. To oneself, `normal` ends too.
+        """
+        self._host.exit(ref, reason)
+
     async def start_link(
-        self, actor: "ActorT", *, name: str | None = None
+        self, actor: "ActorT", *, name: str | None = None, timeout: float = math.inf
     ) -> "ActorRef[ActorT]":
         """Start an actor linked to this one, which is its parent."""
-        return await self._host.start_link(actor, name=name)
+        return await self._host.start_link(actor, name=name, timeout=timeout)
 
     async def end_children(
         self,

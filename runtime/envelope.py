@@ -1,16 +1,29 @@
 """Envelopes: what lies in a mailbox, and the waiting side of a request."""
 
+import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import outcome
 import trio
 
-from dspex.runtime.context import MessageContext
+from dspex.runtime.errors import CallTimeoutError
 from dspex.runtime.reasons import ExitReason
 
 T = TypeVar("T")
+
+DEFAULT_CAPACITY: Final = 1_000
+
+
+class Callee(Protocol):
+    """Whom a request was sent to."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for messages."""
+        ...
 
 
 class Request:
@@ -20,41 +33,63 @@ class Request:
     the late reply of a timed-out call.
     """
 
-    __slots__ = ("_task", "arguments", "context", "method", "on_settled", "settled")
+    __slots__ = (
+        "_task",
+        "arguments",
+        "callee",
+        "context",
+        "deadline",
+        "method",
+        "on_settled",
+        "seconds",
+        "settled",
+    )
 
     def __init__(
         self,
         method: Callable[..., Awaitable[Any]],  # Any: typed by ActorRef.call
         arguments: tuple[Any, ...],
-        context: MessageContext | None,
+        context: Context,
         task: "trio.lowlevel.Task | None",
+        callee: "Callee | None" = None,
+        deadline: float = math.inf,
+        seconds: float = math.inf,
     ) -> None:
         self.method = method
         self.arguments = arguments
         self.context = context
         self._task = task
-        # True once answered, timed out or abandoned by its caller.
-        self.settled = False
+        self.callee = callee
+        self.deadline = deadline
+        self.seconds = seconds
+        # True once answered, timed out or abandoned by its caller; a cast always.
+        self.settled = task is None
         self.on_settled: Callable[[], None] | None = None
 
     @property
     def is_call(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether somebody waits, or has waited, for an answer."""
         return self._task is not None
 
     def reply(self, value: object) -> None:
         """Answer the caller with a value, if it still waits."""
-        if not self.settled:
-            self._settle()
-            if self._task is not None:
-                trio.lowlevel.reschedule(self._task, outcome.Value(value))
+        task = self._task
+        if not self.settled and task is not None:
+            self.settled = True
+            if self.on_settled is not None:
+                self.on_settled()
+            trio.lowlevel.reschedule(task, outcome.Value(value))
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an exception, if it still waits."""
-        if not self.settled:
+        if not self.settled and self._task is not None:
             self._settle()
-            if self._task is not None:
-                trio.lowlevel.reschedule(self._task, outcome.Error(error))
+            trio.lowlevel.reschedule(self._task, outcome.Error(error))
+
+    def expire(self) -> None:
+        """Tell the caller that its time is over."""
+        callee = self.callee.name if self.callee is not None else ""
+        self.fail(CallTimeoutError(callee, self.seconds))
 
     def abandon(self, _: object) -> trio.lowlevel.Abort:
         """Take note that the caller was cancelled: do not start this request."""
@@ -69,10 +104,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A plain message for `handle_info`."""
+    """A plain message for `handle_info`; the kernel's own have no context."""
 
     message: object
-    context: MessageContext | None = None
+    context: Context | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """An order to run `handle_continue` before the next message."""
+
+    argument: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +131,15 @@ class ParentExit:
     reason: ExitReason
 
 
-Envelope = Request | Info | Stop | ParentExit
+@dataclass(frozen=True, slots=True)
+class System:
+    """A question to the process itself, answered also while it is suspended."""
+
+    request: Request
+
+
+SystemEnvelope: TypeAlias = Stop | ParentExit | System
+Envelope: TypeAlias = Request | Info | SystemEnvelope
 
 
 class Deferred(Generic[T]):
@@ -99,23 +149,26 @@ class Deferred(Generic[T]):
     `fail`. If the actor dies first, the caller hears of that.
     """
 
-    __slots__ = ("_request",)
+    __slots__ = ("_open", "request")
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, request: Request, still_open: dict[Request, None]) -> None:
+        self.request = request
+        self._open = still_open
 
     def reply(self, value: T) -> None:
         """Answer the caller; a second answer is dropped."""
-        self._request.reply(value)
+        self._open.pop(self.request, None)
+        self.request.reply(value)
 
     def fail(self, error: BaseException) -> None:
         """Raise `error` in the caller; a second answer is dropped."""
-        self._request.fail(error)
+        self._open.pop(self.request, None)
+        self.request.fail(error)
 
     @property
     def is_wanted(self) -> bool:
         """Whether the caller still waits (not answered, timed out or cancelled)."""
-        return not self._request.settled
+        return not self.request.settled
 
     def cancel_when_unwanted(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` as soon as the caller no longer waits.
@@ -123,7 +176,7 @@ class Deferred(Generic[T]):
         So work for a caller that was cancelled or timed out ends at once. One scope
         a Deferred; when the answer was given the scope is cancelled too.
         """
-        self._request.on_settled = scope.cancel
+        self.request.on_settled = scope.cancel
         if self._request.settled:
             scope.cancel()
 

@@ -3,7 +3,8 @@
 DspexError
 ├── StartError              an actor could not be started
 │   ├── AlreadyStartedError its name is taken
-│   └── StartIgnoredError   its init answered IGNORE
+│   ├── StartIgnoredError   its init answered IGNORE
+│   └── StartTimeoutError   its init took too long; it was killed
 ├── CallError               a call has no answer
 │   ├── NoProcessError      nobody is there
 │   ├── CallTimeoutError    no answer in time
@@ -43,6 +44,14 @@ class StartIgnoredError(StartError):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "its init answered IGNORE")
+
+
+class StartTimeoutError(StartError):
+    """The actor's init took longer than the starter would wait; it was killed."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name, f"its init took longer than {seconds:g}s")
+        self.seconds = seconds
 
 
 class CallError(DspexError):

@@ -1,10 +1,16 @@
 """Mailboxes: bounded queues with back-pressure, FIFO for each sender."""
 
 from collections import deque
+from collections.abc import Callable, Iterator
 
 import trio
 
-from dspex.runtime.envelope import DEFAULT_CAPACITY, Envelope, Request
+from dspex.runtime.envelope import (
+    DEFAULT_CAPACITY,
+    Envelope,
+    Request,
+    SystemEnvelope,
+)
 
 
 class Mailbox:
@@ -15,32 +21,62 @@ class Mailbox:
     of the kernel (exits, stops) always find room.
     """
 
-    __slots__ = ("_queue", "_reader", "_waiting", "capacity", "high_water")
+    # An actor that waits gets its next envelope handed over; the queues exist only
+    # once there was more than one at a time, for most actors never.
+    __slots__ = (
+        "_handed",
+        "_queue",
+        "_reader",
+        "_senders",
+        "_system_reader",
+        "capacity",
+        "high_water",
+    )
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         if capacity < 1:
             raise ValueError(f"mailbox capacity must be at least 1, not {capacity}")
         self.capacity = capacity
         self.high_water = 0
-        self._queue: deque[Envelope] = deque()
-        self._waiting: deque[tuple[Envelope, trio.lowlevel.Task | None]] = deque()
+        self._queue: deque[Envelope] | None = None
+        self._senders: deque[tuple[Envelope, trio.lowlevel.Task | None]] | None = None
+        self._handed: Envelope | None = None
         self._reader: trio.lowlevel.Task | None = None
+        self._system_reader: trio.lowlevel.Task | None = None
 
     @property
     def depth(self) -> int:
         """How many envelopes lie inside."""
-        return len(self._queue)
+        return len(self._queue or ()) + (self._handed is not None)
 
-    def put_or_queue(self, request: Request) -> None:
+    @property
+    def waiting_senders(self) -> int:
+        """How many senders wait for room."""
+        return len(self._senders or ())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the actor waits for a message and none lies here."""
+        return self._reader is not None or (
+            self._system_reader is not None and self._handed is None
+        )
+
+    # The senders' side.
+
+    def put_call(self, request: Request) -> None:
         """Put a call in, or let it wait its turn: its caller is blocked anyway."""
-        if self._waiting or len(self._queue) >= self.capacity:
-            self._waiting.append((request, None))
+        queue = self._queue
+        if queue is not None and len(queue) >= self.capacity and self._reader is None:
+            if self._senders is None:
+                self._senders = deque()
+            self._senders.append((request, None))
         else:
             self.put_signal(request)
 
     def put_nowait(self, envelope: Envelope) -> bool:
         """Put an envelope in; False if there is no room."""
-        if self._waiting or len(self._queue) >= self.capacity:
+        queue = self._queue
+        if queue is not None and len(queue) >= self.capacity and self._reader is None:
             return False
         self.put_signal(envelope)
         return True
@@ -49,54 +85,121 @@ class Mailbox:
         """Put an envelope in; wait for room. If cancelled, it was not put."""
         if self.put_nowait(envelope):
             return
+        senders = self._senders
+        if senders is None:
+            senders = self._senders = deque()
         entry = (envelope, trio.lowlevel.current_task())
-        self._waiting.append(entry)
+        senders.append(entry)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._waiting.remove(entry)
+            senders.remove(entry)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def put_signal(self, envelope: Envelope) -> None:
         """Put an envelope in whatever the depth, and wake the actor."""
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            self._handed = envelope
+            trio.lowlevel.reschedule(reader)
+            return
         queue = self._queue
+        if queue is None:
+            queue = self._queue = deque()
         queue.append(envelope)
         if len(queue) > self.high_water:
             self.high_water = len(queue)
-        if self._reader is not None:
-            trio.lowlevel.reschedule(self._reader)
-            self._reader = None
 
-    async def wait(self) -> None:
-        """Sleep until an envelope is there."""
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+    def put_system(self, envelope: SystemEnvelope) -> None:
+        """Put an envelope in that a suspended actor handles too."""
+        reader = self._system_reader
+        if reader is None:
+            self.put_signal(envelope)
+        else:
+            self._system_reader = None
+            self._handed = envelope
+            trio.lowlevel.reschedule(reader)
 
-    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
-        self._reader = None
-        return trio.lowlevel.Abort.SUCCEEDED
+    # The actor's side.
 
     def take(self) -> Envelope | None:
         """Take the oldest envelope, or None; let the next waiting sender in."""
-        if not self._queue:
+        queue = self._queue
+        if not queue:
             return None
-        envelope = self._queue.popleft()
-        while self._waiting and len(self._queue) < self.capacity:
-            waiting, task = self._waiting.popleft()
-            if isinstance(waiting, Request) and waiting.settled:
-                continue
-            self._queue.append(waiting)
-            if task is not None:
-                trio.lowlevel.reschedule(task)
+        envelope = queue.popleft()
+        if self._senders:
+            self._let_in(queue, self._senders)
         return envelope
 
-    def close(self) -> list[Envelope]:
-        """Take all envelopes, waiting ones included, and free their senders."""
-        left = [*self._queue, *(envelope for envelope, _ in self._waiting)]
-        for _, task in self._waiting:
+    async def wait(self) -> Envelope:
+        """Sleep until an envelope comes."""
+        self.expect(trio.lowlevel.current_task())
+        await trio.lowlevel.wait_task_rescheduled(self.stop_waiting)
+        return self.take_handed()
+
+    def expect(self, reader: trio.lowlevel.Task) -> None:
+        """Wake this task with the next envelope; it must go to sleep at once."""
+        self._reader = reader
+
+    def take_handed(self) -> Envelope:
+        """Take what was handed over to the actor that waited."""
+        envelope, self._handed = self._handed, None
+        assert envelope is not None
+        return envelope
+
+    async def wait_system(self) -> SystemEnvelope:
+        """Take the oldest system envelope, or sleep until one comes."""
+        found = self.take_first(lambda it: isinstance(it, SystemEnvelope))
+        if found is None:
+            self._system_reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self.stop_waiting)
+            found = self.take_handed()
+        assert isinstance(found, SystemEnvelope)
+        return found
+
+    def take_first(self, wanted: Callable[[Envelope], bool]) -> Envelope | None:
+        """Take the oldest envelope that is wanted, or None."""
+        queue = self._queue
+        if queue is not None:
+            for index, envelope in enumerate(queue):
+                if wanted(envelope):
+                    del queue[index]
+                    if self._senders:
+                        self._let_in(queue, self._senders)
+                    return envelope
+        return None
+
+    def stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        """Take note that the task that waited was cancelled."""
+        self._reader = self._system_reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _let_in(
+        self,
+        queue: deque[Envelope],
+        senders: deque[tuple[Envelope, trio.lowlevel.Task | None]],
+    ) -> None:
+        while senders and len(queue) < self.capacity:
+            envelope, task = senders.popleft()
             if task is not None:
                 trio.lowlevel.reschedule(task)
-        self._queue.clear()
-        self._waiting.clear()
-        return left
+            elif isinstance(envelope, Request) and envelope.settled:
+                continue  # its caller has gone
+            queue.append(envelope)
+
+    def close(self) -> Iterator[Envelope]:
+        """Take all envelopes, waiting ones included, and free their senders."""
+        if self._handed is not None:
+            yield self.take_handed()
+        if self._queue is not None:
+            yield from self._queue
+            self._queue = None
+        if self._senders is not None:
+            for envelope, task in self._senders:
+                if task is not None:
+                    trio.lowlevel.reschedule(task)
+                yield envelope
+            self._senders = None

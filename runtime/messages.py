@@ -1,7 +1,7 @@
 """Messages of the kernel itself, as an actor's `handle_info` sees them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dspex.runtime.reasons import ExitReason
 from dspex.runtime.ref import ActorRef
@@ -25,3 +25,13 @@ class Exit:
 
     ref: ActorRef[Any] | None  # Any: a link does not care for the class
     reason: ExitReason
+
+
+class Timeout:
+    """No message came within the idle timeout: OTP's `timeout`."""
+
+    def __repr__(self) -> str:
+        return "TIMEOUT"
+
+
+TIMEOUT: Final = Timeout()

@@ -1,18 +1,22 @@
 """Node: the place where actors run. One nursery, one registry, one deadline heap."""
 
 import itertools
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any, cast
 
 import trio
 
 from dspex.runtime.actor import ActorT
-from dspex.runtime.deadlines import Deadlines
-from dspex.runtime.errors import AlreadyStartedError
+from dspex.runtime.errors import AlreadyStartedError, StartError, StartTimeoutError
 from dspex.runtime.process import Process
-from dspex.runtime.ref import ActorRef
-from dspex.runtime.registry import Registry
+from dspex.runtime.ref import ActorRef, Turns
+from dspex.runtime.registry import Names, Registry
+from dspex.runtime.telemetry import Telemetry
+from dspex.runtime.timers import Timers
 
 
 class Node:
@@ -24,11 +28,18 @@ class Node:
 
     def __init__(self, nursery: trio.Nursery, *, shutdown_timeout: float) -> None:
         self.nursery = nursery
-        self.deadlines = Deadlines()
+        self.timers = Timers()
+        self.telemetry = Telemetry()
+        self.sends = Turns()
+        # Actors start from here, so that none keeps the context of who started it.
+        self.context = copy_context()
         self._registry = Registry()
         self._numbers = itertools.count(1)
-        self._processes: dict[int, Process] = {}
+        self._processes: dict[Process, None] = {}
+        self._roots: dict[Process, None] = {}
         self._shutdown_timeout = shutdown_timeout
+        self.must_end = trio.Event()
+        self.failure: BaseException | None = None
 
     @property
     def registry(self) -> Registry:
@@ -36,49 +47,77 @@ class Node:
         return self._registry
 
     async def start(
-        self, actor: ActorT, *, name: str | None = None
+        self,
+        actor: ActorT,
+        *,
+        name: str | None = None,
+        timeout: float = math.inf,
+        registry: Names | None = None,
     ) -> ActorRef[ActorT]:
         """Start an actor and give its ref once its init has succeeded.
 
-        If cancelled meanwhile, the actor is killed and gone.
+        If cancelled or late, the actor is killed and gone. `registry` is where the
+        name is registered, instead of the node's own: OTP's `via`.
 
         Raises:
             AlreadyStartedError: the name is taken; the actor's init did not run.
             StartIgnoredError: its init answered IGNORE.
+            StartTimeoutError: its init took longer than `timeout` seconds.
             StartError: its init failed; carries the reason.
         """
-        return await self.start_process(actor, name=name, parent=None)
+        return await self.start_process(
+            actor, name=name, parent=None, timeout=timeout, registry=registry
+        )
 
     async def start_process(
-        self, actor: ActorT, *, name: str | None, parent: Process | None
+        self,
+        actor: ActorT,
+        *,
+        name: str | None,
+        parent: Process | None,
+        timeout: float = math.inf,
+        registry: Names | None = None,
     ) -> ActorRef[ActorT]:
         """Start an actor, linked to its parent if it has one; see `start`."""
-        if name is not None and (existing := self._registry.whereis(name)) is not None:
+        if self.must_end.is_set() and parent is None:
             await trio.lowlevel.checkpoint()
-            raise AlreadyStartedError(name, existing)
-        process = Process(
-            actor, node=self, number=self.next_number(), name=name, parent=parent
-        )
+            raise StartError(name or type(actor).__name__, "the node is ending")
+        process = Process(actor, node=self, number=next(self._numbers), parent=parent)
+        ref: ActorRef[ActorT] = ActorRef(process)
         if name is not None:
-            self._registry.register(name, process.ref)
-        self._processes[process.id] = process
-        if parent is not None:
+            names = self._registry if registry is None else registry
+            if (existing := names.whereis(name)) is not None:
+                await trio.lowlevel.checkpoint()
+                raise AlreadyStartedError(name, existing)
+            names.register(name, ref)
+        self._processes[process] = None
+        if parent is None:
+            self._roots[process] = None
+        else:
             parent.link_process(process)
-        self.nursery.start_soon(process.run, name=process.name)
+        label = name or type(actor).__name__
+        self.context.run(partial(self.nursery.start_soon, process.run, name=label))
         try:
-            await process.started.wait()
+            if timeout == math.inf:
+                await process.wait_started()
+            else:
+                with trio.move_on_after(timeout):
+                    await process.wait_started()
+                if process.is_alive and not process.is_serving:
+                    process.start_error = StartTimeoutError(process.name, timeout)
+                    await process.end(0)
         except trio.Cancelled:
             process.kill()
             with trio.CancelScope(shield=True):
-                await process.died.wait()
+                await process.wait_dead()
             raise
         if process.start_error is not None:
             raise process.start_error
-        return process.ref
+        return ref
 
     def processes(self) -> list[Process]:
         """List the live processes in the order of their start."""
-        return list(self._processes.values())
+        return list(self._processes)
 
     def process_of(self, ref: ActorRef[Any]) -> Process:  # Any: of every class
         """Give the process behind a ref."""
@@ -90,45 +129,74 @@ class Node:
 
     def forget(self, process: Process) -> None:
         """Take note of a death."""
-        self._processes.pop(process.id, None)
+        self._processes.pop(process, None)
+        self._roots.pop(process, None)
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the whole node in order, and raise `error` where it was opened."""
+        self.failure = self.failure or error
+        self.must_end.set()
 
     async def stop(self) -> None:
         """End every actor, last started first, each within the node's timeout."""
-        while roots := [p for p in self._processes.values() if p.parent is None]:
-            await roots[-1].end(self._shutdown_timeout)
-        for process in self.processes():  # orphans of a killed parent
-            process.kill()
-            await process.died.wait()
+        while self._roots:
+            await next(reversed(self._roots)).end(self._shutdown_timeout)
+        while self._processes:  # orphans of a killed parent
+            await next(reversed(self._processes)).end(0)
 
 
 @asynccontextmanager
 async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncGenerator[Node]:
     """Open a node for the length of an `async with` block.
 
-    However the block ends (normally, by an exception, cancelled), every actor is
-    told to shut down in reverse order of start, has `shutdown_timeout` seconds,
-    and is killed then; when the block is left none is alive.
+    However the block ends (normally, by an exception, cancelled, interrupted from
+    the keyboard), every actor is told to shut down in reverse order of start, has
+    `shutdown_timeout` seconds, and is killed then; when the block is left none is
+    alive.
     """
     failure: BaseException | None = None
-    async with trio.open_nursery() as outer:
-        node: Node = await outer.start(_host, shutdown_timeout)
-        try:
-            yield node
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure = error
-        finally:
-            with trio.CancelScope(shield=True):
-                await node.stop()
-            node.nursery.cancel_scope.cancel()
+    node: Node | None = None
+    try:
+        async with trio.open_nursery() as outer:
+            hosting: Node = await outer.start(
+                _host, shutdown_timeout, outer.cancel_scope
+            )
+            node = hosting
+            try:
+                yield hosting
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failure = error
+            hosting.must_end.set()
+    except BaseExceptionGroup as group:
+        # Only what came from the keyboard, or a bug of the kernel, gets here.
+        failure = failure or (
+            group.exceptions[0] if len(group.exceptions) == 1 else group
+        )
+    if node is not None and node.failure is not None:
+        raise node.failure
     if failure is not None:
         raise failure
 
 
-async def _host(shutdown_timeout: float, *, task_status: trio.TaskStatus[Node]) -> None:
-    # Shielded, so that a cancelled host block still ends its actors in order.
+async def _host(
+    shutdown_timeout: float,
+    block: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Node],
+) -> None:
+    # Shielded, so that a cancelled or interrupted block still ends its actors in
+    # order; in a task of its own, because KeyboardInterrupt hits the main task.
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             node = Node(nursery, shutdown_timeout=shutdown_timeout)
-            nursery.start_soon(node.deadlines.run)
+            nursery.start_soon(node.timers.run)
             task_status.started(node)
-            await trio.sleep_forever()
+            await _wait_end(node, block)
+            await node.stop()
+            nursery.cancel_scope.cancel()
+
+
+async def _wait_end(node: Node, block: trio.CancelScope) -> None:
+    await node.must_end.wait()
+    if node.failure is not None:
+        block.cancel()

@@ -1,16 +1,23 @@
 """Refs: how one actor, or any task, speaks to an actor."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, Unpack, overload
 
 import trio
 
-from dspex.runtime.context import current_context
-from dspex.runtime.deadlines import Deadlines
-from dspex.runtime.envelope import Deferred, Envelope, Info, Request
-from dspex.runtime.errors import CallingSelfError, MailboxFullError, NoProcessError
+from dspex.runtime.context import current_request
+from dspex.runtime.envelope import Deferred, Envelope, Info, Request, Stop
+from dspex.runtime.errors import (
+    CalleeExitedError,
+    CallingSelfError,
+    CallTimeoutError,
+    MailboxFullError,
+    NoProcessError,
+)
 from dspex.runtime.mailbox import Mailbox
-from dspex.runtime.reasons import ExitReason
+from dspex.runtime.reasons import NORMAL, ExitReason
+from dspex.runtime.timers import Timers
 
 ActorT = TypeVar("ActorT")
 T = TypeVar("T")
@@ -19,17 +26,26 @@ Ts = TypeVarTuple("Ts")
 DEFAULT_CALL_TIMEOUT = 5.0
 
 
+# After this many casts or sends that did not have to wait, one lets others run.
+_SENDS_PER_TURN = 64
+
+
 class Port(Protocol):
     """What a ref needs of the process behind it."""
 
     id: int
-    name: str
     mailbox: Mailbox
-    deadlines: Deadlines
+    timers: Timers
+    sends: "Turns"
     task: "trio.lowlevel.Task | None"
     is_alive: bool
     is_serving: bool
     exit_reason: ExitReason
+
+    @property
+    def name(self) -> str:
+        """The registered name, or a made-up one that tells class and id."""
+        ...
 
     @property
     def actor(self) -> object:
@@ -44,6 +60,31 @@ class Port(Protocol):
     def signal(self, reason: ExitReason, *, sender: object) -> None:
         """Handle an exit signal."""
         ...
+
+    async def wait_dead(self) -> ExitReason:
+        """Wait until it has ended."""
+        ...
+
+    def add_name(self, registry: Any, name: str) -> None:  # Any: a registry has refs
+        """Take note of a name that must be freed at death."""
+        ...
+
+    def drop_name(self, registry: Any, name: str) -> None:  # Any: a registry has refs
+        """Take note that a name is not this one's any more."""
+        ...
+
+    def name_in(self, registry: object) -> str | None:
+        """Give the name it has in a registry."""
+        ...
+
+
+class Turns:
+    """Counts sends that did not wait, over a whole node."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _SENDS_PER_TURN
 
 
 class ActorRef(Generic[ActorT]):
@@ -132,21 +173,27 @@ class ActorRef(Generic[ActorT]):
             CallingSelfError: called from the actor's own handler.
         """
         port = self.port
-        if not port.is_alive:
-            await trio.lowlevel.checkpoint()
-            raise NoProcessError(port.name)
         task = trio.lowlevel.current_task()
-        if port.task is task:
-            raise CallingSelfError(port.name)
-        context = current_context.get()
-        request = Request(method, arguments, context, task)
-        deadline = trio.current_time() + timeout
-        if context is not None and context.deadline is not None:
-            deadline = min(deadline, context.deadline)
-        port.deadlines.add(
-            request, deadline=deadline, callee=port.name, seconds=timeout
+        if not port.is_alive or port.task is task:
+            await trio.lowlevel.checkpoint()
+            if port.task is task:
+                raise CallingSelfError(port.name)
+            raise NoProcessError(port.name)
+        timers = port.timers
+        now = timers.now()
+        handled = current_request.get()
+        if (
+            handled is not None
+            and handled.deadline < now + timeout
+            and not handled.settled
+        ):
+            timeout = max(0.0, handled.deadline - now)
+        deadline = now + timeout
+        request = Request(
+            method, arguments, copy_context(), task, port, deadline, timeout
         )
-        port.mailbox.put_or_queue(request)
+        timers.add(deadline, request)
+        port.mailbox.put_call(request)
         return await trio.lowlevel.wait_task_rescheduled(request.abandon)
 
     async def cast(
@@ -159,8 +206,7 @@ class ActorRef(Generic[ActorT]):
 
         A dead actor drops it silently, as in OTP.
         """
-        request = Request(method, arguments, current_context.get(), None)
-        await self._put(request)
+        await self._put(Request(method, arguments, copy_context(), None))
 
     def cast_nowait(
         self,
@@ -173,11 +219,15 @@ class ActorRef(Generic[ActorT]):
         Raises:
             MailboxFullError: there is no room.
         """
-        self._put_nowait(Request(method, arguments, current_context.get(), None))
+        port = self.port
+        if port.is_alive and not port.mailbox.put_nowait(
+            Request(method, arguments, copy_context(), None)
+        ):
+            raise MailboxFullError(port.name, port.mailbox.capacity)
 
     async def send(self, message: object) -> None:
         """Send a plain message to `handle_info`; wait for room if full."""
-        await self._put(Info(message, current_context.get()))
+        await self._put(Info(message, copy_context()))
 
     def send_nowait(self, message: object) -> None:
         """Send a plain message without waiting.
@@ -185,7 +235,7 @@ class ActorRef(Generic[ActorT]):
         Raises:
             MailboxFullError: there is no room.
         """
-        self._put_nowait(Info(message, current_context.get()))
+        self._put_nowait(Info(message, copy_context()))
 
     def exit(self, reason: ExitReason) -> None:
         """Send an exit signal from a stranger: `exit(Pid, Reason)`.
@@ -195,10 +245,45 @@ class ActorRef(Generic[ActorT]):
         """
         self.port.signal(reason, sender=None)
 
+    async def stop(
+        self, reason: ExitReason = NORMAL, *, timeout: float = DEFAULT_CALL_TIMEOUT
+    ) -> None:
+        """Let the actor run `terminate` and end, and wait for that: `gen_server:stop`.
+
+        Raises:
+            NoProcessError: it is dead already.
+            CallTimeoutError: it has not ended within `timeout` seconds.
+            CalleeExitedError: it ended with another reason.
+        """
+        port = self.port
+        if not port.is_alive:
+            await trio.lowlevel.checkpoint()
+            raise NoProcessError(port.name)
+        port.mailbox.put_system(Stop(reason))
+        with trio.move_on_after(timeout):
+            if await port.wait_dead() != reason:
+                raise CalleeExitedError(port.name, port.exit_reason)
+            return
+        raise CallTimeoutError(port.name, timeout)
+
+    async def wait_exit(self) -> ExitReason:
+        """Wait until the actor has ended; give its exit reason."""
+        return await self.port.wait_dead()
+
     async def _put(self, envelope: Envelope) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.port.is_alive:
-            await self.port.mailbox.put(envelope)
+        # Always a cancellation point; lets others run when it has to wait, and now
+        # and then otherwise: a full checkpoint each time would cost more than the
+        # whole cast.
+        port = self.port
+        turns = port.sends
+        turns.left -= 1
+        if turns.left <= 0:
+            turns.left = _SENDS_PER_TURN
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if port.is_alive and not port.mailbox.put_nowait(envelope):
+            await port.mailbox.put(envelope)
 
     def _put_nowait(self, envelope: Envelope) -> None:
         port = self.port

@@ -247,7 +247,7 @@ class Supervisor(Actor):
             elif isinstance(action, StopTogether):
                 await self._stop(action.children)
             elif isinstance(action, Retry):
-                self._host.send_self(_RetryMessage(action.child))
+                self.send_self(_RetryMessage(action.child))
             else:
                 self._report(action)
 

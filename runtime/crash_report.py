@@ -1,0 +1,90 @@
+"""Crash reports: who died, why, doing what, in which state; secrets left out."""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar, cast
+
+import structlog
+
+from dspex.runtime.actor import Actor
+from dspex.runtime.envelope import Request
+from dspex.runtime.reasons import ExitReason, describe
+
+T = TypeVar("T")
+
+log = structlog.get_logger("dspex")
+
+REDACTED: Final = "[redacted]"
+_SECRET_NAME = re.compile(
+    r"(?:pass(?:word|wd|phrase)?|secret|token|api_?key|authorization|credentials?"
+    r"|private_?key|cookie|bearer)(?:$|_|s$)",
+    re.IGNORECASE,
+)
+# Keys of providers and bearer headers inside longer texts.
+_SECRET_TEXT = re.compile(r"\b(?:sk|pk|ghp|xox[abp])[-_][\w-]{8,}|(?i:bearer)\s+\S+")
+_MAX_FIELDS = 20
+_MAX_CHARACTERS = 200
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name must not reach a log."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def summarise(value: object) -> str:
+    """Give a value as one short text with secrets left out."""
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[object, object]", value)
+        pairs = (
+            f"{key!r}: {REDACTED if is_secret_name(str(key)) else summarise(item)}"
+            for key, item in _first(mapping.items())
+        )
+        return _cut("{" + ", ".join(pairs) + "}")
+    if isinstance(value, str | bytes):
+        value = value[: 2 * _MAX_CHARACTERS]
+    elif isinstance(value, list | tuple | set | frozenset | dict):
+        items = cast("list[object]", value)
+        return _cut("[" + ", ".join(summarise(item) for item in _first(items)) + "]")
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a report must not crash on a bad repr
+        text = f"<{type(value).__name__}: repr raised {type(error).__name__}>"
+    return _cut(_SECRET_TEXT.sub(REDACTED, text))
+
+
+def summarise_state(actor: Actor) -> dict[str, str]:
+    """Give an actor's attributes in short, secrets left out."""
+    fields = cast("dict[str, object]", getattr(actor, "__dict__", {}))
+    return {
+        name: REDACTED if is_secret_name(name) else summarise(value)
+        for name, value in _first(fields.items())
+        if not name.startswith("_")
+    }
+
+
+def report_crash(
+    actor: Actor, name: str, reason: ExitReason, handling: Request | None
+) -> None:
+    """Log an actor's crash: who, why, the last message, the state in short."""
+    last: str | None = None
+    if handling is not None:
+        method = getattr(handling.method, "__name__", "?")
+        last = f"{method}{summarise(handling.arguments)}"
+    log.error(
+        "actor_crashed",
+        actor=name,
+        actor_class=type(actor).__qualname__,
+        reason=_cut(_SECRET_TEXT.sub(REDACTED, describe(reason))),
+        last_message=last,
+        state=summarise_state(actor),
+        exc_info=reason if isinstance(reason, BaseException) else None,
+    )
+
+
+def _first(items: Iterable[T]) -> Iterable[T]:
+    return itertools.islice(items, _MAX_FIELDS)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "..."
