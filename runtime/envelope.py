@@ -177,8 +177,5 @@ class Deferred(Generic[T]):
         a Deferred; when the answer was given the scope is cancelled too.
         """
         self.request.on_settled = scope.cancel
-        if self._request.settled:
+        if self.request.settled:
             scope.cancel()
-
-
-DEFAULT_CAPACITY: Final = 1_000
