@@ -1,0 +1,104 @@
+"""HostedBackend: steps that run in the process that hosts the real dspy."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from dspex.modules.errors import UnknownModuleError
+from dspex.modules.native import shape_of, signature_of
+from dspex.modules.run_lm import RunLM
+from dspex.providers.lm import LM
+from dspex.providers.messages import Request
+from dspex.runtime import ActorRef
+from dspex.runtime.bridge import DspyBridge, DspyCall
+from dspex.runtime.engine import Effects, Shape, Step, StepResult
+from dspex.runtime.registry import Registry
+
+BRIDGE_NAME: Final = "dspy"
+
+# What dspy adds to the outputs that a signature names.
+_ADDED_OUTPUTS: Final = {"dspy.ChainOfThought": {"reasoning": str}}
+
+# Settings of the model calls; what else a step's config holds is the module's.
+_LM_SETTINGS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
+
+
+class HostedBackend:
+    """Runs steps on the dspy bridge; their model calls come back to the parent's LM.
+
+    `start_bridge` starts the bridge's supervisor, once, when the first program that
+    needs it is prepared.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        start_bridge: Callable[[], Awaitable[None]],
+        lm: LM,
+    ) -> None:
+        self._registry = registry
+        self._start_bridge = start_bridge
+        self._lm = lm
+
+    def shape(self, step: Step) -> Shape:
+        """Give what the step takes and gives.
+
+        Raises:
+            UnknownModuleError: the module is neither dspy.NAME nor module:attribute.
+            SignatureError: the signature does not parse.
+        """
+        prefix, dot, name = step.module.partition(".")
+        hosted = prefix == "dspy" and dot and name.isidentifier()
+        if not hosted and ":" not in step.module:
+            raise UnknownModuleError(
+                step.module, ("dspy.Predict", "dspy.ChainOfThought", "package:attribute")
+            )
+        shape = shape_of(signature_of(step))
+        added = _ADDED_OUTPUTS.get(step.module, {})
+        return Shape(shape.inputs, {**added, **shape.outputs})
+
+    async def prepare(self, name: str, step: Step) -> None:
+        """Start the bridge, unless it is there."""
+        await self._start_bridge()
+
+    async def run(
+        self,
+        name: str,
+        step: Step,
+        inputs: Mapping[str, Any],  # Any: whatever the signature says
+        *,
+        effects: Effects,
+        deadline: float,
+    ) -> StepResult:
+        """Run the step once in the dspy process that lives now.
+
+        Raises:
+            CalleeExitedError: the process died; dispatch again.
+            NameWaitTimeoutError: it did not come back by the deadline.
+            RemoteError: the module raised in the dspy process.
+        """
+        lm = RunLM(self._lm, effects)
+
+        async def complete(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+            return (await lm.complete(Request.from_json(request))).to_json()
+
+        config = dict(step.config)
+        call = DspyCall(
+            module=step.module,
+            signature=step.signature,
+            instructions=step.instructions,
+            lm={key: config.pop(key) for key in list(config) if key in _LM_SETTINGS},
+            config=config,
+            inputs=inputs,
+            json_schema=lm.capabilities.json_schema,
+            native_tools=lm.capabilities.tools,
+        )
+        ref: ActorRef[DspyBridge] = await self._registry.wait_for(
+            BRIDGE_NAME, deadline - trio.current_time()
+        )
+        result = await ref.call(
+            DspyBridge.run, call, complete, timeout=deadline - trio.current_time()
+        )
+        return StepResult(result.outputs, lm.usage.to_json())

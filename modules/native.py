@@ -1,0 +1,111 @@
+"""NativeBackend: steps that run on module actors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from dspex.modules.actor import ModuleActor
+from dspex.modules.errors import ConfigError, UnknownModuleError
+from dspex.modules.module import Module
+from dspex.modules.predict import Predict
+from dspex.modules.run_lm import RunLM
+from dspex.modules.signature import Signature
+from dspex.providers.lm import LM
+from dspex.runtime import ActorRef
+from dspex.runtime.engine import Effects, Shape, Step, StepResult
+from dspex.runtime.registry import Registry
+from dspex.supervisors import ChildSpec, DynamicSupervisor
+
+ModuleFactory = Callable[..., Module]
+
+NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {"Predict": Predict}
+"""What a step's `module` can name with the native backend."""
+
+
+def signature_of(step: Step) -> Signature:
+    """Give the signature of a step, with the step's instructions if it has any.
+
+    Raises:
+        SignatureError: it does not parse, or names an unknown type.
+    """
+    signature = Signature(step.signature)
+    if step.instructions is not None:
+        signature = signature.with_instructions(step.instructions)
+    return signature
+
+
+def shape_of(signature: Signature) -> Shape:
+    """Give the names and types of a signature's fields."""
+    return Shape(
+        {name: field.annotation for name, field in signature.input_fields.items()},
+        {name: field.annotation for name, field in signature.output_fields.items()},
+    )
+
+
+class NativeBackend:
+    """Runs each step on a ModuleActor of its own, which a supervisor keeps alive."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        supervisor: ActorRef[DynamicSupervisor],
+        lm: LM,
+        modules: Mapping[str, ModuleFactory] = NATIVE_MODULES,
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._lm = lm
+        self._modules = modules
+
+    def shape(self, step: Step) -> Shape:
+        """Give what the step takes and gives.
+
+        Raises:
+            UnknownModuleError: no native module has that name.
+            SignatureError: the signature does not parse.
+            ConfigError: the module does not take such a config.
+        """
+        self._make(step)
+        return shape_of(signature_of(step))
+
+    def _make(self, step: Step) -> Module:
+        factory = self._modules.get(step.module)
+        if factory is None:
+            raise UnknownModuleError(step.module, tuple(self._modules))
+        try:
+            return factory(signature_of(step), **step.config)
+        except TypeError as error:
+            raise ConfigError("config", dict(step.config), str(error)) from error
+
+    async def prepare(self, name: str, step: Step) -> None:
+        """Start the step's actor under `name`, unless it is there."""
+        if self._registry.whereis(name) is None:
+            spec = ChildSpec(name, ModuleActor, (self._make(step),), name=name)
+            await self._supervisor.call(DynamicSupervisor.start_child, spec)
+
+    async def run(
+        self,
+        name: str,
+        step: Step,
+        inputs: Mapping[str, Any],  # Any: whatever the signature says
+        *,
+        effects: Effects,
+        deadline: float,
+    ) -> StepResult:
+        """Run the step once on the actor that has its name now.
+
+        Raises:
+            CalleeExitedError: the actor died; dispatch again.
+            NameWaitTimeoutError: it did not come back by the deadline.
+            DspexError: whatever the module raises.
+        """
+        lm = RunLM(self._lm, effects)
+        ref: ActorRef[ModuleActor] = await self._registry.wait_for(
+            name, deadline - trio.current_time()
+        )
+        prediction = await ref.call(
+            ModuleActor.forward, inputs, lm, timeout=deadline - trio.current_time()
+        )
+        return StepResult(prediction.outputs, lm.usage.to_json())

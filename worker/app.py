@@ -1,0 +1,166 @@
+"""Runtime: the application's supervision tree, and programs run on it.
+
+    dspex                 one_for_one
+    ├── models            the embedded model, where it is used
+    ├── bridge            the process that hosts dspy, once a program needs it
+    └── modules           one actor for each native step, kept alive
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
+from dspex.modules.native import NativeBackend
+from dspex.providers import Embedded, EmbeddedServer
+from dspex.providers.lm import LM
+from dspex.runtime import ActorRef, DspexError, Node, open_node
+from dspex.runtime.bridge import DspyBridge
+from dspex.runtime.engine import Backend, Engine, Plan, Program, Run, make_plan
+from dspex.runtime.reasons import describe
+from dspex.supervisors import (
+    ChildSpec,
+    DynamicSupervisor,
+    Supervisor,
+    TreeNode,
+    supervision_tree,
+)
+
+ROOT: Final = "dspex"
+MODELS: Final = "models"
+BRIDGE: Final = "bridge"
+MODULES: Final = "modules"
+EMBEDDED: Final = "embedded"
+
+# An operator who kills a child every second should not bring the runtime down; a
+# child that cannot start at all should, within seconds.
+_INTENSITY: Final = 20
+_PERIOD_SECONDS: Final = 10.0
+
+
+class RuntimeStoppedError(DspexError):
+    """The supervision tree gave up: a child died more often than it may."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(
+            f"the runtime stopped ({describe(reason)}): "
+            "the log tells which child died too often, and why"
+        )
+        self.reason = reason
+
+
+class Runtime:
+    """A running supervision tree that runs programs; made by `open_runtime`."""
+
+    def __init__(self, node: Node, root: ActorRef[Supervisor], engine: Engine) -> None:
+        self.node = node
+        self.root = root
+        self._engine = engine
+        self._plans: dict[int, tuple[Program, Plan]] = {}
+        self._preparing = trio.Lock()
+
+    async def load(self, program: Program) -> Plan:
+        """Check a program and start what its steps need; `run` does it by itself.
+
+        Raises:
+            ProgramError: the program cannot be run as written.
+            StartError: an actor that it needs cannot be started.
+        """
+        async with self._preparing:
+            known = self._plans.get(id(program))
+            if known is not None:
+                return known[1]
+            plan = make_plan(program, self._engine.backends)
+            for name, step in program.steps.items():
+                backend = self._engine.backends[step.backend]
+                await backend.prepare(f"{program.name}/{name}", step)
+            self._plans[id(program)] = (program, plan)
+            return plan
+
+    async def run(self, program: Program, /, **inputs: Any) -> Run:  # Any: as declared
+        """Run a program and give the finished Run; see `run_inputs`."""
+        return await self.run_inputs(program, inputs)
+
+    async def run_inputs(
+        self,
+        program: Program,
+        inputs: Mapping[str, Any],  # Any: as the signatures declare
+    ) -> Run:
+        """Run a program on inputs by name, and give the finished Run.
+
+        A step whose actor or process dies is dispatched again; model calls that were
+        finished or under way are not made anew. A step that fails makes the run a
+        failed one, whose error is in the Run and raised by its `outputs`.
+
+        Raises:
+            ProgramError: the program cannot be run as written.
+            InputError: an input is missing, unknown or of the wrong type.
+            RuntimeStoppedError: the supervision tree gave up.
+        """
+        plan = await self.load(program)
+        return await self._engine.run(plan, plan.check_inputs(inputs))
+
+    async def tree(self) -> TreeNode:
+        """Give a snapshot of the supervision tree."""
+        return await supervision_tree(self.root)
+
+
+@asynccontextmanager
+async def open_runtime(
+    lm: LM | None = None, *, shutdown_timeout: float = 1.0
+) -> AsyncGenerator[Runtime]:
+    """Open a runtime for the length of an `async with` block.
+
+    `lm` is the model of every step; None starts the embedded one (extra `local`).
+    When the block is left, however, its actors and child processes end: orderly
+    within `shutdown_timeout` seconds, killed after that.
+
+    Raises:
+        MissingPackageError: no `lm` was given and the extra `local` is not installed.
+    """
+    async with open_node(shutdown_timeout=shutdown_timeout) as node:
+        models: list[ChildSpec] = []
+        if lm is None:
+            models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
+            lm = Embedded(node.registry, name=EMBEDDED)
+        root = await node.start(
+            Supervisor(
+                [_supervisor(MODELS, models), _supervisor(BRIDGE, []), _MODULES],
+                intensity=_INTENSITY,
+                period=_PERIOD_SECONDS,
+            ),
+            name=ROOT,
+        )
+        yield Runtime(node, root, Engine(_backends(node, lm)))
+
+
+def _supervisor(name: str, children: list[ChildSpec]) -> ChildSpec:
+    options = {"intensity": _INTENSITY, "period": _PERIOD_SECONDS}
+    return ChildSpec(name, lambda: Supervisor(children, **options), name=name)
+
+
+_MODULES: Final = ChildSpec(
+    MODULES,
+    lambda: DynamicSupervisor(intensity=_INTENSITY, period=_PERIOD_SECONDS),
+    name=MODULES,
+)
+
+
+def _backends(node: Node, lm: LM) -> dict[str, Backend]:
+    modules = node.registry.whereis(MODULES)
+    bridge = node.registry.whereis(BRIDGE)
+    assert modules is not None and bridge is not None
+
+    async def start_bridge() -> None:
+        if node.registry.whereis(BRIDGE_NAME) is None:
+            spec = ChildSpec(BRIDGE_NAME, DspyBridge, name=BRIDGE_NAME)
+            await bridge.call(Supervisor.start_child, spec, timeout=60.0)
+
+    return {
+        "native": NativeBackend(registry=node.registry, supervisor=modules, lm=lm),
+        "python": HostedBackend(
+            registry=node.registry, start_bridge=start_bridge, lm=lm
+        ),
+    }
