@@ -9,6 +9,7 @@ DspexError
 │   └── InputTypeError
 ├── AdapterParseError          the model's answer does not fit the signature
 ├── LMNotConfiguredError       a predictor has no model to call
+├── UnknownModuleError         a program names a module that there is not
 ├── ConfigError                a setting of a predictor is unknown or out of range
 └── ForwardError               a module's forward has no result
     ├── ForwardResultError     it returned something else than a prediction
@@ -106,6 +107,18 @@ class InputTypeError(InputError):
         self.expected = expected
         self.value = value
         self.problem = problem
+
+
+class UnknownModuleError(DspexError):
+    """A step of a program names a module that its backend does not have."""
+
+    def __init__(self, module: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"unknown module {module!r}: use {', '.join(known)}"
+            f"{_did_you_mean(module, known)}"
+        )
+        self.module = module
+        self.known = tuple(known)
 
 
 @dataclass(frozen=True, slots=True)

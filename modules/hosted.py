@@ -53,7 +53,8 @@ class HostedBackend:
         hosted = prefix == "dspy" and dot and name.isidentifier()
         if not hosted and ":" not in step.module:
             raise UnknownModuleError(
-                step.module, ("dspy.Predict", "dspy.ChainOfThought", "package:attribute")
+                step.module,
+                ("dspy.Predict", "dspy.ChainOfThought", "package:attribute"),
             )
         shape = shape_of(signature_of(step))
         added = _ADDED_OUTPUTS.get(step.module, {})
@@ -85,12 +86,16 @@ class HostedBackend:
             return (await lm.complete(Request.from_json(request))).to_json()
 
         config = dict(step.config)
+        # As with the native backend: JSON for models that follow a schema.
+        by_capability = "json" if lm.capabilities.json_schema else None
         call = DspyCall(
             module=step.module,
             signature=step.signature,
             instructions=step.instructions,
+            adapter=config.pop("adapter", by_capability),
             lm={key: config.pop(key) for key in list(config) if key in _LM_SETTINGS},
             config=config,
+            demos=step.demos,
             inputs=inputs,
             json_schema=lm.capabilities.json_schema,
             native_tools=lm.capabilities.tools,

@@ -75,7 +75,7 @@ class NativeBackend:
         if factory is None:
             raise UnknownModuleError(step.module, tuple(self._modules))
         try:
-            return factory(signature_of(step), **step.config)
+            return factory(signature_of(step), demos=step.demos, **step.config)
         except TypeError as error:
             raise ConfigError("config", dict(step.config), str(error)) from error
 

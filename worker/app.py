@@ -1,9 +1,9 @@
 """Runtime: the application's supervision tree, and programs run on it.
 
-    dspex                 one_for_one
-    ├── models            the embedded model, where it is used
-    ├── bridge            the process that hosts dspy, once a program needs it
-    └── modules           one actor for each native step, kept alive
+dspex                 one_for_one
+├── models            the embedded model, where it is used
+├── bridge            the process that hosts dspy, once a program needs it
+└── modules           one actor for each native step, kept alive
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -14,14 +14,28 @@ import trio
 
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
 from dspex.modules.native import NativeBackend
-from dspex.providers import Embedded, EmbeddedServer
+from dspex.providers.embedded import (
+    Embedded,
+    EmbeddedServer,
+    find_model,
+    require_llama,
+)
 from dspex.providers.lm import LM
 from dspex.runtime import ActorRef, DspexError, Node, open_node
 from dspex.runtime.bridge import DspyBridge
-from dspex.runtime.engine import Backend, Engine, Plan, Program, Run, make_plan
+from dspex.runtime.engine import (
+    Backend,
+    Engine,
+    Plan,
+    Program,
+    Run,
+    StepInFlight,
+    make_plan,
+)
 from dspex.runtime.reasons import describe
 from dspex.supervisors import (
     ChildSpec,
+    ChildStartError,
     DynamicSupervisor,
     Supervisor,
     TreeNode,
@@ -38,6 +52,7 @@ EMBEDDED: Final = "embedded"
 # child that cannot start at all should, within seconds.
 _INTENSITY: Final = 20
 _PERIOD_SECONDS: Final = 10.0
+_BRIDGE_SECONDS: Final = 90.0
 
 
 class RuntimeStoppedError(DspexError):
@@ -102,9 +117,14 @@ class Runtime:
         plan = await self.load(program)
         return await self._engine.run(plan, plan.check_inputs(inputs))
 
-    async def tree(self) -> TreeNode:
+    def tree(self) -> TreeNode:
         """Give a snapshot of the supervision tree."""
-        return await supervision_tree(self.root)
+        return supervision_tree(self.root)
+
+    @property
+    def in_flight(self) -> tuple[StepInFlight, ...]:
+        """The steps that run now, oldest first."""
+        return self._engine.in_flight
 
 
 @asynccontextmanager
@@ -123,8 +143,10 @@ async def open_runtime(
     async with open_node(shutdown_timeout=shutdown_timeout) as node:
         models: list[ChildSpec] = []
         if lm is None:
+            find_model()
+            require_llama()
             models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
-            lm = Embedded(node.registry, name=EMBEDDED)
+            lm = Embedded(node.registry, server=EMBEDDED)
         root = await node.start(
             Supervisor(
                 [_supervisor(MODELS, models), _supervisor(BRIDGE, []), _MODULES],
@@ -137,26 +159,36 @@ async def open_runtime(
 
 
 def _supervisor(name: str, children: list[ChildSpec]) -> ChildSpec:
-    options = {"intensity": _INTENSITY, "period": _PERIOD_SECONDS}
-    return ChildSpec(name, lambda: Supervisor(children, **options), name=name)
+    def start() -> Supervisor:
+        return Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
+
+    return ChildSpec(name, start, name=name, type="supervisor")
 
 
 _MODULES: Final = ChildSpec(
     MODULES,
     lambda: DynamicSupervisor(intensity=_INTENSITY, period=_PERIOD_SECONDS),
     name=MODULES,
+    type="supervisor",
 )
 
 
 def _backends(node: Node, lm: LM) -> dict[str, Backend]:
     modules = node.registry.whereis(MODULES)
     bridge = node.registry.whereis(BRIDGE)
-    assert modules is not None and bridge is not None
+    assert modules is not None
+    assert bridge is not None
 
     async def start_bridge() -> None:
         if node.registry.whereis(BRIDGE_NAME) is None:
             spec = ChildSpec(BRIDGE_NAME, DspyBridge, name=BRIDGE_NAME)
-            await bridge.call(Supervisor.start_child, spec, timeout=60.0)
+            try:
+                await bridge.call(Supervisor.start_child, spec, timeout=_BRIDGE_SECONDS)
+            except ChildStartError as error:
+                # What is wrong with the dspy process, not with its supervisor.
+                if isinstance(error.reason, DspexError):
+                    raise error.reason from error
+                raise
 
     return {
         "native": NativeBackend(registry=node.registry, supervisor=modules, lm=lm),

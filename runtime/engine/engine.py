@@ -17,7 +17,7 @@ from dspex.runtime.engine.errors import (
 )
 from dspex.runtime.engine.plan import Literal, Plan, Reference
 from dspex.runtime.engine.program import Step
-from dspex.runtime.engine.run import Run, StepRecord
+from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
 from dspex.runtime.errors import CalleeExitedError, NoProcessError
 from dspex.runtime.reasons import describe
 
@@ -32,6 +32,12 @@ class Engine:
 
     def __init__(self, backends: Mapping[str, Backend]) -> None:
         self.backends = backends
+        self._in_flight: dict[int, StepInFlight] = {}
+
+    @property
+    def in_flight(self) -> tuple[StepInFlight, ...]:
+        """The steps that run now, oldest first."""
+        return tuple(self._in_flight.values())
 
     async def run(self, plan: Plan, inputs: Mapping[str, Any]) -> Run:
         """Run a plan with inputs that `Plan.check_inputs` has passed.
@@ -39,7 +45,9 @@ class Engine:
         A failed step fails the run and cancels its other steps; the error is in
         the Run, not raised. Cancelling this call cancels the run.
         """
-        return await _Execution(self.backends, plan, inputs).run()
+        return await _Execution(
+            self.backends, plan, inputs, in_flight=self._in_flight
+        ).run()
 
 
 class _Execution:
@@ -50,7 +58,10 @@ class _Execution:
         backends: Mapping[str, Backend],
         plan: Plan,
         inputs: Mapping[str, Any],
+        *,
+        in_flight: dict[int, StepInFlight],
     ) -> None:
+        self._in_flight = in_flight
         self._backends = backends
         self._plan = plan
         self._inputs = inputs
@@ -71,13 +82,11 @@ class _Execution:
                 self._start_ready(nursery, effect_log)
             # Nobody waits for a call that is still under way here.
             effects_nursery.cancel_scope.cancel()
-        failed = self._error is not None
         return Run(
             self._id,
             self._plan.program.name,
-            "failed" if failed else "succeeded",
-            {} if failed else self._outputs(),
             tuple(self._records.values()),
+            {} if self._error is not None else self._outputs(),
             self._error,
         )
 
@@ -90,6 +99,9 @@ class _Execution:
     ) -> None:
         started = trio.current_time()
         record = self._records[name]
+        self._in_flight[id(record)] = StepInFlight(
+            self._id, self._plan.program.name, name, record.backend, started
+        )
         try:
             result = await self._dispatch(name, record, effect_log)
         except Exception as error:  # noqa: BLE001 - the run's outcome carries it
@@ -103,6 +115,7 @@ class _Execution:
             return
         finally:
             record.seconds = trio.current_time() - started
+            del self._in_flight[id(record)]
         record.usage = result.usage
         self._results[name] = result
         self._order.done(name)

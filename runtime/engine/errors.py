@@ -2,7 +2,7 @@
 
 DspexError
 ├── ProgramError          a program cannot be run as written
-├── InputError            what a run was given does not fit its program
+├── RunInputError         what a run was given does not fit its program
 ├── StepFailedError       a step of a run failed; carries the cause
 └── StepTimeoutError      a step had no result by its deadline
 """
@@ -40,7 +40,7 @@ class ProgramError(DspexError):
         self.step = step
 
 
-class InputError(DspexError):
+class RunInputError(DspexError):
     """An input of a run is missing, unknown or of the wrong type."""
 
     def __init__(self, program: str, name: str, problem: str) -> None:

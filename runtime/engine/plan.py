@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dspex.runtime.engine.backend import Backend, Shape
-from dspex.runtime.engine.errors import InputError, ProgramError
+from dspex.runtime.engine.errors import ProgramError, RunInputError
 from dspex.runtime.engine.program import Program, Step
 from dspex.runtime.errors import DspexError
 
@@ -56,23 +56,23 @@ class Plan:
         """Give the run's inputs, converted to their types.
 
         Raises:
-            InputError: one is missing, unknown or of the wrong type.
+            RunInputError: one is missing, unknown or of the wrong type.
         """
         for name in given:
             if name not in self.inputs:
                 known = ", ".join(self.inputs) or "none"
-                raise InputError(
+                raise RunInputError(
                     self.program.name, name, f"is not known; its inputs are: {known}"
                 )
         checked: dict[str, Any] = {}
         for name, annotation in self.inputs.items():
             if name not in given:
-                raise InputError(self.program.name, name, "is missing")
+                raise RunInputError(self.program.name, name, "is missing")
             try:
                 checked[name] = TypeAdapter(annotation).validate_python(given[name])
             except ValidationError as error:
                 problem = error.errors()[0]["msg"]
-                raise InputError(
+                raise RunInputError(
                     self.program.name,
                     name,
                     f"is {given[name]!r}, not {type_name(annotation)}: "

@@ -45,6 +45,8 @@ class Step(BaseModel):
     instructions: str | None = None
     inputs: Mapping[str, Any] = Field(default_factory=dict)  # Any: literals of any kind
     config: Mapping[str, Any] = Field(default_factory=dict)  # Any: the module's own
+    demos: tuple[Mapping[str, Any], ...] = ()  # Any: as the signature declares
+    """Examples that the model is shown: field names to values."""
     options: StepOptions = StepOptions()
 
 

@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 RunStatus = Literal["succeeded", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInFlight:
+    """A step that runs now; `started` is on trio's clock."""
+
+    run: str
+    program: str
+    step: str
+    backend: str
+    started: float
 
 
 @dataclass(slots=True)
@@ -31,27 +44,32 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run: its outputs or its error, and a record for each step."""
+    """A finished run: what it gave, or its error, and a record for each step."""
 
     id: str
     program: str
-    status: RunStatus
-    outputs: Mapping[str, Any]  # Any: whatever the signatures say
     steps: tuple[StepRecord, ...]
+    given: Mapping[str, Any]  # Any: whatever the signatures say
     error: Exception | None = None
 
-    def raise_for_status(self) -> "Run":
-        """Give the run itself if it succeeded, else raise its error."""
+    @property
+    def status(self) -> RunStatus:
+        """Whether it succeeded or failed."""
+        return "succeeded" if self.error is None else "failed"
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:  # Any: whatever the signatures say
+        """The program's outputs by name; a failed run raises its error here."""
         if self.error is not None:
             raise self.error
-        return self
+        return self.given
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Give plain data, as `dspex run --json` prints it."""
         return {
             "run_id": self.id,
             "status": self.status,
-            "outputs": dict(self.outputs),
+            "outputs": to_jsonable_python(dict(self.given), fallback=str),
             "steps": [record.to_json() for record in self.steps],
             "error": None if self.error is None else str(self.error),
         }

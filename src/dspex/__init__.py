@@ -1,1 +1,28 @@
-"""dspex: supervised actors for LLM programs."""
+"""dspex runs LLM programs as supervised actors: DSPy's model on OTP's reliability."""
+
+from dspex.modules import Module, Predict, Prediction, Signature
+from dspex.providers import OpenAI
+from dspex.runtime import Actor, ActorRef, DspexError, open_node
+from dspex.runtime.engine import Program, Run, Step
+from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
+from dspex.worker.app import Runtime, open_runtime
+
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "ChildSpec",
+    "DspexError",
+    "DynamicSupervisor",
+    "Module",
+    "OpenAI",
+    "Predict",
+    "Prediction",
+    "Program",
+    "Run",
+    "Runtime",
+    "Signature",
+    "Step",
+    "Supervisor",
+    "open_node",
+    "open_runtime",
+]

@@ -8,10 +8,10 @@ import pytest
 
 from dspex.runtime.engine import (
     Effects,
-    InputError,
     Plan,
     Program,
     ProgramError,
+    RunInputError,
     Shape,
     Step,
     StepResult,
@@ -139,7 +139,7 @@ def test_an_output_that_two_steps_give_must_be_chosen() -> None:
     ],
 )
 def test_inputs_of_a_run_are_checked(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(RunInputError, match=message):
         plan(GOOD).check_inputs(given)
 
 
