@@ -28,6 +28,7 @@ from dspex.runtime.engine import (
     Engine,
     Plan,
     Program,
+    ProgramError,
     Run,
     StepInFlight,
     make_plan,
@@ -73,8 +74,16 @@ class Runtime:
         self.node = node
         self.root = root
         self._engine = engine
-        self._plans: dict[int, tuple[Program, Plan]] = {}
+        self._plans: dict[str, tuple[Program, Plan]] = {}
         self._preparing = trio.Lock()
+
+    def plan(self, program: Program) -> Plan:
+        """Check a program without starting anything.
+
+        Raises:
+            ProgramError: the program cannot be run as written.
+        """
+        return make_plan(program, self._engine.backends)
 
     async def load(self, program: Program) -> Plan:
         """Check a program and start what its steps need; `run` does it by itself.
@@ -84,14 +93,20 @@ class Runtime:
             StartError: an actor that it needs cannot be started.
         """
         async with self._preparing:
-            known = self._plans.get(id(program))
-            if known is not None:
+            known = self._plans.get(program.name)
+            if known is not None and known[0] == program:
                 return known[1]
-            plan = make_plan(program, self._engine.backends)
+            if known is not None:
+                raise ProgramError(
+                    f"another program named {program.name!r} is loaded: "
+                    "give this one a name of its own",
+                    place=program.place("name"),
+                )
+            plan = self.plan(program)
             for name, step in program.steps.items():
                 backend = self._engine.backends[step.backend]
                 await backend.prepare(f"{program.name}/{name}", step)
-            self._plans[id(program)] = (program, plan)
+            self._plans[program.name] = (program, plan)
             return plan
 
     async def run(self, program: Program, /, **inputs: Any) -> Run:  # Any: as declared

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -161,9 +161,10 @@ def _explicit(
         return _reference(
             program, written, shapes, step=name, path=("steps", name, "inputs", field)
         )
-    if isinstance(written, Mapping) and set(written) == {"value"}:  # pyright: ignore[reportUnknownArgumentType]
-        return Literal(written["value"])  # pyright: ignore[reportUnknownArgumentType]
-    return Literal(written)
+    if not isinstance(written, Mapping):
+        return Literal(written)
+    mapping = cast("Mapping[str, object]", written)
+    return Literal(mapping["value"] if set(mapping) == {"value"} else mapping)
 
 
 def _reference(

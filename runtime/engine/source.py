@@ -17,7 +17,9 @@ class Source:
 
     file: str
     data: Any  # Any: whatever the text says; the program's model checks it
-    _lines: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _lines: dict[Path, tuple[int, int]] = field(
+        default_factory=dict[Path, tuple[int, int]]
+    )
 
     def place(self, path: Sequence[str | int]) -> Place:
         """Give the place of a value, or of its nearest ancestor that has one."""

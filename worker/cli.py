@@ -1,0 +1,114 @@
+"""The command line: dspex run, demo, doctor."""
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dspex.runtime import DspexError
+from dspex.worker.demo import run_demo
+from dspex.worker.doctor import run_doctor
+from dspex.worker.logs import LEVELS, configure_logs
+from dspex.worker.run_command import NOTHING_DONE, RunOptions, run_program
+from dspex.worker.signals import run_command
+
+app = typer.Typer(
+    help="Run LLM programs as supervised actors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks, and log everything.")
+]
+LogLevel = Annotated[
+    str, typer.Option("--log-level", help=f"Logs on stderr: {', '.join(LEVELS)}.")
+]
+
+
+def _execute(
+    main: Callable[[], Awaitable[int]], *, debug: bool, log_level: str
+) -> None:
+    if log_level not in LEVELS:
+        raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}")
+    configure_logs("debug" if debug else log_level)
+    try:
+        status = run_command(main)
+    except (DspexError, BaseExceptionGroup) as error:
+        if debug:
+            traceback.print_exception(error)
+        if not isinstance(error, DspexError):
+            raise
+        print(f"dspex: {error}", file=sys.stderr)  # noqa: T201
+        status = NOTHING_DONE
+    except BrokenPipeError:
+        # Whoever read stdout has enough; nothing more can be said there.
+        sys.stdout = None
+        status = NOTHING_DONE
+    raise typer.Exit(status)
+
+
+@app.command()
+def run(
+    program: Annotated[Path, typer.Argument(help="A program: a YAML or JSON file.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="An input of the run: NAME=VALUE."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="A JSONL file: one run for each line, an object of inputs."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each run.")
+    ] = False,
+    lm: Annotated[
+        str, typer.Option(help="The model: embedded, or openai:MODEL.")
+    ] = "embedded",
+    base_url: Annotated[
+        str | None, typer.Option(help="Another server that speaks OpenAI's API.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many runs at a time.")
+    ] = 4,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for a model call, retries included.")
+    ] = 60.0,
+    log_level: LogLevel = "error",
+    debug: Debug = False,
+) -> None:
+    """Run a program on one input or on many.
+
+    Exit status: 0 all runs succeeded, 1 some failed, 2 none did or nothing could be
+    run, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    options = RunOptions(
+        program=program,
+        pairs=tuple(pairs or ()),
+        inputs_file=inputs,
+        as_json=as_json,
+        lm=lm,
+        base_url=base_url,
+        concurrency=concurrency,
+        timeout=timeout,
+    )
+    _execute(lambda: run_program(options), debug=debug, log_level=log_level)
+
+
+@app.command()
+def demo(
+    log_level: LogLevel = "critical",
+    debug: Debug = False,
+) -> None:
+    """Answer ten support tickets on the embedded model, then again under fire."""
+    _execute(run_demo, debug=debug, log_level=log_level)
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Tell what is installed, what works, and what to do about what does not."""
+    _execute(run_doctor, debug=debug, log_level="critical")
