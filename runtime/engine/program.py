@@ -18,7 +18,7 @@ BackendName = Literal["native", "python"]
 class StepOptions(BaseModel):
     """How a step is run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     timeout: float = Field(default=300.0, gt=0)
     """Seconds for the whole step, dispatches after a death included."""
@@ -35,7 +35,7 @@ class Step(BaseModel):
     the step output or program input of the same name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     module: str
     """A native module (`Predict`), or with the python backend what the dspy process
@@ -47,7 +47,7 @@ class Step(BaseModel):
     config: Mapping[str, Any] = Field(default_factory=dict)  # Any: the module's own
     demos: tuple[Mapping[str, Any], ...] = ()  # Any: as the signature declares
     """Examples that the model is shown: field names to values."""
-    options: StepOptions = StepOptions()
+    options: StepOptions = Field(default_factory=StepOptions)
 
 
 class Program(BaseModel):
@@ -58,7 +58,7 @@ class Program(BaseModel):
     output of every step by its own name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: Name
     steps: Mapping[Name, Step] = Field(min_length=1)

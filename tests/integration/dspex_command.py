@@ -1,0 +1,131 @@
+"""Running `dspex` as a user does: another process, real signals, real children."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dspex.testing import Action, Answer, ProviderRequest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "examples/triage/program.yaml"
+TICKETS = ROOT / "examples/triage/tickets.jsonl"
+
+
+@dataclass(frozen=True)
+class Finished:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def argv(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "dspex", *map(str, arguments)]
+
+
+async def dspex(
+    *arguments: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None
+) -> Finished:
+    """Run a command to its end."""
+    clean = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
+    done = await trio.run_process(
+        argv(*arguments),
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        cwd=cwd,
+        env=clean | {"COLUMNS": "100"} | (environment or {}),
+    )
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def start(*arguments: str | Path, quiet: bool = True) -> subprocess.Popen[bytes]:
+    """Start a command that is to be interfered with."""
+    sink = subprocess.DEVNULL if quiet else None
+    return subprocess.Popen(argv(*arguments), cwd=ROOT, stdout=sink, stderr=sink)
+
+
+def children(pid: int) -> list[int]:
+    """Give the live descendants of a process."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(entry.name)] = int(parent)
+    found: list[int] = []
+    wanted = [pid]
+    while wanted:
+        wanted = [child for child, parent in parents.items() if parent in wanted]
+        found += wanted
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def dspy_processes(pid: int) -> list[int]:
+    """Give the live dspy processes under a dspex process."""
+    return [
+        child for child in children(pid) if "bridge/child.py" in command_line(child)
+    ]
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+async def eventually(claim: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether a claim about other processes comes true in time."""
+    with trio.move_on_after(seconds):
+        while not claim():
+            await trio.sleep(0.02)
+        return True
+    return claim()
+
+
+def schema_answers(delay: float = 0.0) -> Callable[[ProviderRequest], Action]:
+    """Answer each request with JSON that fits the schema it asks for."""
+
+    def choose(request: ProviderRequest) -> Action:
+        schema = request.json["response_format"]["json_schema"]["schema"]
+        text = json.dumps(
+            {name: _value(field) for name, field in schema["properties"].items()}
+        )
+        return Answer(text, delay=delay)
+
+    return choose
+
+
+def _value(schema: dict[str, Any]) -> object:
+    choices: Sequence[object] = schema.get("enum", ())
+    return choices[0] if choices else "We are on it."

@@ -1,0 +1,203 @@
+"""What `dspex run` prints and returns, on good input and on bad."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspex.testing import (
+    Action,
+    Answer,
+    Fail,
+    Hang,
+    ProviderRequest,
+    Raw,
+    open_fake_provider,
+)
+from tests.integration.dspex_command import PROGRAM, TICKETS, dspex, schema_answers
+
+
+async def test_one_input_gives_outputs_and_what_each_step_took() -> None:
+    async with open_fake_provider(schema_answers()) as server:
+        at = ("--lm", "openai:fake", "--base-url", server.url)
+        done = await dspex("run", PROGRAM, "--input", "ticket=My invoice is wrong", *at)
+        assert done.status == 0, done.err
+        assert "category: billing" in done.out
+        assert "reply (python): " in done.out
+        assert done.err == ""
+
+        done = await dspex("run", PROGRAM, "-i", "ticket=My invoice", "--json", *at)
+        (row,) = done.rows
+        assert row["status"] == "succeeded"
+        assert row["error"] is None
+        assert row["outputs"] == {
+            "category": "billing",
+            "urgency": "low",
+            "reply": "We are on it.",
+        }
+        assert [(s["name"], s["backend"], s["restarts"]) for s in row["steps"]] == [
+            ("classify", "native", 0),
+            ("reply", "python", 0),
+        ]
+        assert all(step["usage"]["output_tokens"] == 5 for step in row["steps"])
+
+
+async def test_bad_lines_are_named_and_the_others_run_in_order(tmp_path: Path) -> None:
+    inputs = tmp_path / "in.jsonl"
+    inputs.write_bytes(
+        b'{"ticket": "one"}\n{"ticket": \n\n[1]\n{"tikcet": "x"}\n{"ticket": 7}\n'
+        b'\xff\n{"ticket": "two"}\n'
+    )
+    async with open_fake_provider(schema_answers()) as server:
+        done = await dspex(
+            "run", PROGRAM, "--inputs", inputs, "--json",
+            "--lm", "openai:fake", "--base-url", server.url,
+        )  # fmt: skip
+    assert done.status == 1
+    assert [row["status"] for row in done.rows] == [
+        "succeeded", "failed", "failed", "failed", "failed", "failed", "succeeded",
+    ]  # fmt: skip
+    errors = [row["error"] for row in done.rows]
+    assert f"{inputs}:2: not JSON" in errors[1]
+    assert f"{inputs}:4: not an object" in errors[2]
+    assert f"{inputs}:5: input 'tikcet' of program 'triage' is not known" in errors[3]
+    assert f"{inputs}:6: input 'ticket' of program 'triage' is 7, not str" in errors[4]
+    assert f"{inputs}:7: not UTF-8" in errors[5]
+    assert "Traceback" not in done.err
+
+
+async def test_all_tickets_give_a_table() -> None:
+    async with open_fake_provider(schema_answers()) as server:
+        done = await dspex(
+            "run", PROGRAM, "--inputs", TICKETS,
+            "--lm", "openai:fake", "--base-url", server.url,
+        )  # fmt: skip
+    assert done.status == 0, done.err
+    assert done.out.count("We are on it.") == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nope.yaml",), r"nope\.yaml: cannot read the program: No such file"),
+        ((PROGRAM,), "input 'ticket' of program 'triage' is missing"),
+        ((PROGRAM, "-i", "ticket"), "--input 'ticket' is not of the form NAME=VALUE"),
+        ((PROGRAM, "-i", "tikcet=x"), "input 'tikcet' .* is not known"),
+        ((PROGRAM, "--inputs", "nope.jsonl"), "nope.jsonl: cannot read: No such file"),
+        ((PROGRAM, "-i", "ticket=x", "--lm", "x"), "--lm 'x' names no model: use emb"),
+        ((PROGRAM, "-i", "ticket=x", "--lm", "openai:m"), "OPENAI_API_KEY"),
+        (
+            (PROGRAM, "-i", "ticket=x", "--lm", "openai:m", "--base-url", "ftp://x"),
+            "base_url.*ftp://x",
+        ),
+    ],
+)
+async def test_bad_arguments_are_one_line_and_status_2(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    done = await dspex("run", *arguments)
+    assert done.status == 2
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("dspex: ")
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: triage", "name: [triage", r"p\.yaml:\d+:\d+: not valid YAML"),
+        (
+            "module: Predict",
+            "module: Perdict",
+            "unknown module 'Perdict'.*did you mean",
+        ),
+        (
+            "module: dspy.Predict",
+            "module: dpsy.Predict",
+            "unknown module 'dpsy.Predict'",
+        ),
+        ("backend: native", "backend: nativ", "unknown backend 'nativ'"),
+        ("ticket: str ->", "ticket: strr ->", "signature .*strr"),
+        ("ticket, category -> reply", "ticket, reply -> reply", "reply"),
+        ("ticket: str ->", "ticket: str, reply ->", "in a cycle"),
+        ("max_tokens: 40", "max_tokns: 40", "max_tokns"),
+    ],
+)
+async def test_bad_programs_are_one_complaint_and_status_2(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    program = tmp_path / "p.yaml"
+    program.write_text(PROGRAM.read_text().replace(old, new, 1))
+    done = await dspex(
+        "run", program, "-i", "ticket=x", "--lm", "openai:m",
+        "--base-url", "http://127.0.0.1:9/v1",
+    )  # fmt: skip
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith(f"dspex: {program}:")
+    assert re.search(message, done.err, re.DOTALL)
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Fail(401, "bad key"), "bad key.*401"),
+        (Fail(429, "slow down"), "slow down.*429"),
+        (Fail(500, "broken"), "broken.*500"),
+        (Raw(b"<html>hello</html>"), "JSON"),
+        (Raw(b'{"choices": 3}'), "choices"),
+        (Hang(), "within 2 s"),
+        (Answer("no JSON at all"), "category"),
+    ],
+)
+async def test_a_bad_model_server_is_one_complaint_and_status_2(
+    answer: Action, message: str
+) -> None:
+    def always(request: ProviderRequest) -> Action:
+        return answer
+
+    async with open_fake_provider(always) as server:
+        done = await dspex(
+            "run", PROGRAM, "-i", "ticket=x", "--json", "--timeout", "2",
+            "--lm", "openai:m", "--base-url", server.url,
+        )  # fmt: skip
+    assert done.status == 2
+    (row,) = done.rows
+    assert row["status"] == "failed"
+    assert done.err.startswith("dspex: step 'classify' failed: ")
+    assert re.search(message, done.err, re.DOTALL)
+    assert "Traceback" not in done.err
+
+
+async def test_a_model_server_that_refuses_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        done = await dspex(
+            "run", PROGRAM, "-i", "ticket=x", "--lm", "openai:m", "--base-url", url
+        )
+    assert done.status == 2
+    assert "could not connect" in done.err
+    assert url in done.err
+
+
+async def test_debug_shows_the_traceback() -> None:
+    done = await dspex("run", "nope.yaml", "--debug")
+    assert done.status == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("dspex: nope.yaml: ")
+
+
+async def test_logs_are_json_when_stderr_is_no_terminal(tmp_path: Path) -> None:
+    async with open_fake_provider(schema_answers()) as server:
+        done = await dspex(
+            "run", PROGRAM, "-i", "ticket=x", "--log-level", "info",
+            "--lm", "openai:fake", "--base-url", server.url,
+        )  # fmt: skip
+    events: list[dict[str, Any]] = [json.loads(line) for line in done.err.splitlines()]
+    assert "dspy_process_started" in [event["event"] for event in events]
