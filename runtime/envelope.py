@@ -167,8 +167,11 @@ class Deferred(Generic[T]):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the caller still waits (not answered, timed out or cancelled)."""
-        return not self.request.settled
+        """Whether the caller still waits (not answered, timed out or cancelled).
+
+        A cast has no caller; its work is always wanted.
+        """
+        return not self.request.settled or not self.request.is_call
 
     def cancel_when_unwanted(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` as soon as the caller no longer waits.
@@ -177,5 +180,5 @@ class Deferred(Generic[T]):
         a Deferred; when the answer was given the scope is cancelled too.
         """
         self.request.on_settled = scope.cancel
-        if self.request.settled:
+        if not self.is_wanted:
             scope.cancel()

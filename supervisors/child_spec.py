@@ -99,8 +99,6 @@ class ChildSpec:
             raise ChildSpecError(
                 id, "shutdown", shutdown, "seconds, brutal_kill, infinity"
             )
-        if significant and restart == "permanent":
-            raise ChildSpecError(id, "significant", True, "False for a permanent child")
         set_field = object.__setattr__
         set_field(self, "id", id)
         set_field(self, "start", start)
@@ -195,4 +193,8 @@ class Supervise(InitAnswer):
         if spec.significant and self.auto_shutdown == "never":
             raise ChildSpecError(
                 spec.id, "significant", True, "False under auto_shutdown=never"
+            )
+        if spec.significant and spec.restart == "permanent":
+            raise ChildSpecError(
+                spec.id, "significant", True, "False for a permanent child"
             )

@@ -45,6 +45,7 @@ class ChildSpecError(SupervisorError):
         super().__init__(child, f"has {field}={value!r}; allowed: {allowed}")
         self.field = field
         self.value = value
+        self.allowed = allowed
 
 
 class ChildNotFoundError(SupervisorError):

@@ -310,7 +310,6 @@ async def test_class_form_answers_its_children_from_init() -> None:
         ("shutdown", "later"),
         ("shutdown", math.nan),
         ("type", "boss"),
-        ("significant", True),
     ],
 )
 def test_a_bad_child_spec_names_field_and_value(field: str, value: object) -> None:
@@ -333,3 +332,19 @@ def test_a_bad_option_names_itself(field: str, value: object) -> None:
         Supervisor([], **{field: value})  # type: ignore[arg-type]
     with pytest.raises(ChildSpecError, match="unique"):
         Supervisor([ChildSpec("a", BadInit), ChildSpec("a", BadInit)])
+
+
+@pytest.mark.parametrize(
+    ("auto_shutdown", "restart"), [("never", "transient"), ("any_significant", None)]
+)
+def test_significant_needs_auto_shutdown_and_an_end(
+    auto_shutdown: str, restart: str | None
+) -> None:
+    spec = ChildSpec(
+        "a",
+        BadInit,
+        restart=restart or "permanent",  # type: ignore[arg-type]
+        significant=True,
+    )
+    with pytest.raises(ChildSpecError, match="significant"):
+        Supervisor([spec], auto_shutdown=auto_shutdown)  # type: ignore[arg-type]
