@@ -234,8 +234,7 @@ def _phases(plan: Json) -> tuple[list[Json], Json]:
     if isinstance(plan, str):
         return [], plan
     if isinstance(plan, list):
-        outcomes: list[Json] = plan
-        return outcomes, "ok"
+        return plan, "ok"  # pyright: ignore[reportUnknownVariableType]
     fields = cast("dict[str, Json]", plan)
     if "seq" in fields:
         return fields["seq"], fields["then"]
