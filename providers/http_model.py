@@ -21,14 +21,16 @@ from dspex.providers.errors import (
     MalformedResponseError,
     ProviderTimeoutError,
 )
-from dspex.providers.keys import redact_bytes
+from dspex.providers.exchange import ExchangeError, OversizeError, Reply, Sender
+from dspex.providers.httpx_sender import HTTPXSender
+from dspex.providers.keys import SecretHeaders, redact_bytes
 from dspex.providers.lm import Capabilities, check_supported
 from dspex.providers.messages import Choice, Message, Request, Response, Usage
-from dspex.providers.replies import decompressed, excerpt, status_error
+from dspex.providers.replies import decompressed, excerpt, request_id, status_error
 from dspex.providers.retries import RetryPolicy, with_retries
+from dspex.providers.transport import Transport
 
 DEFAULT_TIMEOUT = 60.0
-CONNECT_TIMEOUT = 10.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
@@ -54,7 +56,7 @@ class Dialect(Protocol):
         """Where requests go, below the base URL."""
         ...
 
-    def headers(self, key: SecretStr) -> Mapping[str, str]:
+    def headers(self, key: SecretStr) -> dict[str, str]:
         """Give the headers that authorize a request."""
         ...
 
@@ -91,6 +93,7 @@ class HTTPModel:
         timeout: float,
         retries: RetryPolicy,
         capabilities: Capabilities,
+        transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
         self._dialect = dialect
@@ -100,8 +103,21 @@ class HTTPModel:
         self._capabilities = capabilities
         self._key = key
         self._url = checked_url(base_url, dialect.provider) + dialect.path
-        self._client = client
-        self._owns_client = client is None
+        headers = dialect.headers(key) | {
+            "content-type": "application/json",
+            "accept-encoding": "gzip, deflate",
+        }
+        self._headers = SecretHeaders(
+            (name.encode(), value.encode()) for name, value in headers.items()
+        )
+        self._owns_sender = transport is None and client is None
+        self._sender: Sender
+        if client is not None:
+            self._sender = HTTPXSender(client)
+        elif transport is None or isinstance(transport, Transport):
+            self._sender = transport or Transport()
+        else:
+            self._sender = HTTPXSender(httpx.AsyncClient(transport=transport))
 
     @property
     def name(self) -> str:
@@ -160,9 +176,8 @@ class HTTPModel:
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None and self._owns_client:
-            await client.aclose()
+        if self._owns_sender:
+            await self._sender.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -179,16 +194,21 @@ class HTTPModel:
         return f"<{type(self).__name__} {self._model!r} at {self._url}>"
 
     async def _attempt(self, body: bytes) -> Decoded:
-        status, headers, content = await self._post(body)
-        problem = ""
-        if 200 <= status < 300:
-            try:
+        reply = await self._post(body)
+        status, content, problem = reply.status, reply.body, ""
+        headers = reply.headers
+        try:
+            content = decompressed(
+                content, headers.get("content-encoding"), limit=MAX_BODY_BYTES
+            )
+            if 200 <= status < 300:
                 return self._dialect.decode(content)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                problem = str(error)
+        except (msgspec.DecodeError, ValueError) as error:
+            problem = str(error)
         # A server may echo the key; from here on nothing shows it, not even the
         # local variables of this frame.
         content = redact_bytes(content, self._key)
+        del reply
         if problem:
             problem = f"{problem}; the body starts {excerpt(content)!r}"
             raise self._malformed(problem, status, headers)
@@ -200,51 +220,33 @@ class HTTPModel:
             model=self._model,
         )
 
-    async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
-            )
+    async def _post(self, body: bytes) -> Reply:
         try:
-            async with self._client.stream(
-                "POST",
-                self._url,
-                content=body,
-                headers={
-                    "content-type": "application/json",
-                    "accept-encoding": "gzip, deflate",
-                    **self._dialect.headers(self._key),
-                },
-                # The deadline around all attempts bounds the reading.
-                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
-            ) as reply:
-                content = b"".join([chunk async for chunk in reply.aiter_raw()])
-        except httpx.TransportError as error:
-            problem = f"{_describe(error)} at {self._url}"
-        else:
-            status, headers = reply.status_code, reply.headers
-            try:
-                content = decompressed(
-                    content, headers.get("content-encoding"), limit=MAX_BODY_BYTES
-                )
-            except ValueError as error:
-                raise self._malformed(str(error), status, headers) from None
-            return status, headers, content
-        # Raised here, so that the frames of the HTTP library, which hold the key,
-        # are not part of its traceback.
+            return await self._sender.post(
+                self._url, headers=self._headers, body=body, limit=MAX_BODY_BYTES
+            )
+        except ExchangeError as error:
+            problem = str(error)
+        except OversizeError:
+            raise self._malformed(f"the body is over {MAX_BODY_BYTES} bytes") from None
         raise ConnectionFailedError(
-            problem, provider=self._dialect.provider, model=self._model
+            f"{problem} at {self._url}",
+            provider=self._dialect.provider,
+            model=self._model,
         )
 
     def _malformed(
-        self, problem: str, status: int, headers: Mapping[str, str]
+        self,
+        problem: str,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> MalformedResponseError:
         return MalformedResponseError(
             problem,
             provider=self._dialect.provider,
             model=self._model,
             status=status,
-            request_id=headers.get("x-request-id"),
+            request_id=request_id(headers or {}),
         )
 
 
@@ -268,14 +270,3 @@ def checked_url(base_url: str, provider: str) -> str:
         provider=provider,
         remedy="give it like https://api.openai.com/v1",
     )
-
-
-def _describe(error: httpx.TransportError) -> str:
-    if isinstance(error, httpx.ConnectError):
-        what = "could not connect"
-    elif isinstance(error, httpx.ConnectTimeout):
-        what = f"could not connect within {CONNECT_TIMEOUT:g} s"
-    else:
-        what = "the connection broke"
-    detail = str(error)
-    return f"{what} ({detail})" if detail else what

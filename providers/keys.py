@@ -37,6 +37,15 @@ def read_key(
     return SecretStr(text)
 
 
+class SecretHeaders(tuple[tuple[bytes, bytes], ...]):
+    """HTTP headers with a key in them, which they do not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} headers>"
+
+
 def redact_bytes(body: bytes, key: SecretStr) -> bytes:
     """Give a body without the key, in case a server echoes it."""
     secret = key.get_secret_value().encode()

@@ -3,7 +3,6 @@
 https://platform.openai.com/docs/api-reference/chat
 """
 
-from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 import httpx
@@ -46,8 +45,9 @@ class OpenAI(HTTPModel):
     `api_key` is read from OPENAI_API_KEY, once, here, when it is not given; pass ""
     for a server that wants none. `timeout` is the seconds a whole call may take, all
     attempts included. `max_tokens_field` is how the server calls that limit: by
-    default `max_completion_tokens` at OpenAI, `max_tokens` elsewhere. A `client` that
-    is passed in is used as it is and stays the caller's to close.
+    default `max_completion_tokens` at OpenAI, `max_tokens` elsewhere. A
+    `transport` (such as a `Transport` shared by several models) or a `client` that is
+    passed in stays the caller's to close.
 
     Raises:
         MissingKeyError: there is no key.
@@ -64,6 +64,7 @@ class OpenAI(HTTPModel):
         retries: RetryPolicy | None = None,
         capabilities: Capabilities = DEFAULT_CAPABILITIES,
         max_tokens_field: MaxTokensField | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
         if max_tokens_field is None:
@@ -77,6 +78,7 @@ class OpenAI(HTTPModel):
             timeout=timeout,
             retries=RetryPolicy() if retries is None else retries,
             capabilities=capabilities,
+            transport=transport,
             client=client,
         )
 
@@ -94,7 +96,7 @@ class ChatCompletions:
         self.path: Final = "/chat/completions"
         self._max_tokens_field = max_tokens_field
 
-    def headers(self, key: SecretStr) -> Mapping[str, str]:
+    def headers(self, key: SecretStr) -> dict[str, str]:
         """Give the bearer token, if there is a key."""
         secret = key.get_secret_value()
         return {"authorization": f"Bearer {secret}"} if secret else {}

@@ -55,7 +55,6 @@ def status_error(
         kind = _BY_STATUS[status]
     else:
         kind = ServerError if status >= 500 else StatusError
-    request_id = headers.get("x-request-id") or headers.get("request-id")
     quota_spent = code in _QUOTA_CODES
     return kind(
         message or "the provider gave no reason",
@@ -63,11 +62,16 @@ def status_error(
         model=model,
         status=status,
         code=code,
-        request_id=request_id,
+        request_id=request_id(headers),
         retry_after=retry_after(headers),
         retryable=False if quota_spent else None,
         remedy="add credit to the account" if quota_spent else None,
     )
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Give the id under which the provider knows the request."""
+    return headers.get("x-request-id") or headers.get("request-id")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

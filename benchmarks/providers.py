@@ -1,0 +1,238 @@
+"""What a model call costs, against httpx and dspy in the same run.
+
+`python -m benchmarks providers [--quick]`: client CPU, fake server and each contender
+in processes of their own, rounds interleaved, medians of five (`--quick`: of two).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from statistics import median
+
+
+class Contender:
+    """One client process; a round is one line in and one out."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self.rounds: list[dict[str, float]] = []
+
+    def round(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self.rounds.append(json.loads(read_line(self._process)))
+
+    def median(self, fact: str) -> float:
+        return median(facts[fact] for facts in self.rounds)
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.terminate()
+        process.wait(10)
+
+
+def read_line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{process.args!r} ended with status {process.wait()}")
+    return line
+
+
+@contextmanager
+def server(delay: float) -> Iterator[str]:
+    with child("benchmarks._model_server", str(delay)) as process:
+        yield f"http://127.0.0.1:{int(read_line(process))}/v1"
+
+
+def compete(
+    url: str, rounds: int, **contenders: tuple[str, int, int]
+) -> dict[str, Contender]:
+    """Run the contenders (program, calls a round, concurrency) in turns."""
+    with ExitStack() as stack:
+        running: dict[str, Contender] = {}
+        for name, (program, calls, concurrency) in contenders.items():
+            process = stack.enter_context(
+                child(
+                    "benchmarks._model_clients",
+                    program,
+                    url,
+                    str(calls),
+                    str(concurrency),
+                )
+            )
+            read_line(process)  # ready
+            running[name] = Contender(process)
+        for _ in range(rounds):
+            for contender in running.values():
+                contender.round()
+        return running
+
+
+def figure(name: str, value: float, unit: str, reach: str, against: str) -> bool:
+    """Print one figure; `reach` is like "<= 0.6"."""
+    relation, _, bound = reach.partition(" ")
+    holds = value <= float(bound) if relation == "<=" else value >= float(bound)
+    facts = {
+        "figure": name,
+        "value": round(value, 3),
+        "unit": unit,
+        "reach": reach,
+        "against": against,
+        "holds": holds,
+    }
+    print(json.dumps(facts), flush=True)
+    return holds
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks providers")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and calls")
+    parser.add_argument("--only", default="", help="cpu, predict, rate, pool, memory")
+    options = parser.parse_args(argv)
+    rounds = 2 if options.quick else 5
+    held: list[bool] = []
+    for name, measure in MEASURES.items():
+        if name in options.only.split(",") or not options.only:
+            held.extend(measure(rounds))
+    return 0 if all(held) else 1
+
+
+def measure_cpu(rounds: int) -> list[bool]:
+    with server(0) as url:
+        ran = compete(
+            url,
+            rounds,
+            complete=("complete", 2000, 100),
+            httpx=("httpx", 2000, 100),
+            sockets=("sockets", 2000, 100),
+        )
+    ours, theirs, bare = (
+        ran[name].median("cpu_us") for name in ("complete", "httpx", "sockets")
+    )
+    return [
+        figure(
+            "CPU per lm.complete, 0 ms server, 100 concurrent",
+            ours / theirs,
+            f"x ({ours:.0f} us; httpx {theirs:.0f} us; bare sockets {bare:.0f} us)",
+            "<= 0.6",
+            "httpx.AsyncClient.post, 10 clients x 10 connections",
+        )
+    ]
+
+
+def measure_predict(rounds: int) -> list[bool]:
+    with server(0) as url:
+        ran = compete(
+            url,
+            rounds,
+            predict=("predict", 1000, 100),
+            dspy_sync=("dspy_sync", 300, 1),
+            dspy_async=("dspy_async", 600, 100),
+        )
+    ours, sync, acall = (
+        ran[name].median("cpu_us") for name in ("predict", "dspy_sync", "dspy_async")
+    )
+    what = "CPU per native Predict call, 0 ms server, 100 concurrent"
+    return [
+        figure(
+            what,
+            ours / sync,
+            f"x ({ours:.0f} us; dspy {sync:.0f} us)",
+            "<= 0.7",
+            "dspy.Predict, sync",
+        ),
+        figure(
+            what,
+            ours / acall,
+            f"x ({ours:.0f} us; dspy {acall:.0f} us)",
+            "<= 0.4",
+            "dspy.Predict.acall x 100",
+        ),
+    ]
+
+
+def measure_rate(rounds: int) -> list[bool]:
+    with server(0.2) as url:
+        ran = compete(
+            url,
+            rounds,
+            at_500=("complete", 5000, 500),
+            at_2000=("complete", 10000, 2000),
+            dspy=("dspy_async", 1500, 500),
+        )
+    ours, theirs = (ran[name].median("calls_per_s") for name in ("at_500", "dspy"))
+    few, many = (ran[name].median("cpu_us") for name in ("at_500", "at_2000"))
+    what = "calls/s, 200 ms server, 500 concurrent"
+    return [
+        figure(what, ours / theirs, "x", ">= 3", f"dspy acall, {theirs:.0f}/s"),
+        figure(what, ours / 2500, "of the ideal 2,500/s", ">= 0.6", f"{ours:.0f}/s"),
+        figure(
+            "CPU per call at 2,000 concurrent",
+            many / few,
+            f"x ({many:.0f} us)",
+            "<= 1.2",
+            f"at 500 concurrent ({few:.0f} us)",
+        ),
+    ]
+
+
+def measure_pool(rounds: int) -> list[bool]:
+    with server(0) as url:
+        ran = compete(
+            url,
+            rounds,
+            few=("many_open", 2000, 10),
+            many=("many_open", 2000, 1000),
+        )
+    few, many = (ran[name].median("cpu_us") for name in ("few", "many"))
+    return [
+        figure(
+            "CPU per call with 1,000 connections open",
+            many / few,
+            f"x ({many:.0f} us)",
+            "<= 1.2",
+            f"with 10 open ({few:.0f} us)",
+        )
+    ]
+
+
+def measure_memory(rounds: int) -> list[bool]:
+    calls = 100_000 if rounds >= 5 else 10_000
+    with server(0) as url:
+        ran = compete(url, 1, memory=("memory", calls, 100))
+    (facts,) = ran["memory"].rounds
+    return [
+        figure(
+            f"memory after {calls:,} calls",
+            facts["late_mib"] / facts["early_mib"],
+            f"x ({facts['late_mib']:.1f} MiB)",
+            "<= 1.05",
+            f"after {calls // 10:,} calls ({facts['early_mib']:.1f} MiB)",
+        )
+    ]
+
+
+MEASURES = {
+    "cpu": measure_cpu,
+    "predict": measure_predict,
+    "rate": measure_rate,
+    "pool": measure_pool,
+    "memory": measure_memory,
+}
