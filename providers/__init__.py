@@ -1,5 +1,6 @@
 """Model clients: one interface for every provider, alone or under supervision."""
 
+from dspex.providers.anthropic import Anthropic
 from dspex.providers.embedded import Embedded, EmbeddedServer
 from dspex.providers.errors import (
     Attempt,
@@ -15,6 +16,7 @@ from dspex.providers.errors import (
     ModelServerError,
     ModelUnavailableError,
     NotFoundError,
+    PartialResponseError,
     PermissionDeniedError,
     ProviderError,
     ProviderTimeoutError,
@@ -39,9 +41,18 @@ from dspex.providers.messages import (
 )
 from dspex.providers.openai import OpenAI
 from dspex.providers.retries import RetryPolicy
+from dspex.providers.streams import (
+    Delta,
+    ResponseStream,
+    StreamingLM,
+    TextDelta,
+    ToolCallDelta,
+)
+from dspex.providers.transport import Transport
 
 __all__ = [
     "LM",
+    "Anthropic",
     "Attempt",
     "AuthenticationError",
     "BadRequestError",
@@ -50,6 +61,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "ContextLengthError",
+    "Delta",
     "Embedded",
     "EmbeddedServer",
     "FilePart",
@@ -64,18 +76,24 @@ __all__ = [
     "NotFoundError",
     "OpenAI",
     "OutputSchema",
+    "PartialResponseError",
     "PermissionDeniedError",
     "ProviderError",
     "ProviderTimeoutError",
     "RateLimitError",
     "Request",
     "Response",
+    "ResponseStream",
     "RetryPolicy",
     "ServerError",
     "StatusError",
+    "StreamingLM",
+    "TextDelta",
     "TextPart",
     "ToolCall",
+    "ToolCallDelta",
     "ToolSpec",
+    "Transport",
     "UnsupportedError",
     "Usage",
 ]

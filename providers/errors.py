@@ -17,6 +17,7 @@ ProviderError                     a model call has no answer
 │   ├── RateLimitError            429: too many requests, or no quota left
 │   └── ServerError               408, 409, 5xx: it failed, and may not next time
 ├── MalformedResponseError        the body is not what the API promises
+├── PartialResponseError          a stream broke off after its first token
 ├── ModelUnavailableError         the embedded model is down and did not come back
 └── ModelServerError              its process could not start, died or hung
 
@@ -197,6 +198,24 @@ class MalformedResponseError(ProviderError):
 
     retryable = True
     remedy = "check that base_url is an API of this kind, not a proxy or a web page"
+
+
+class PartialResponseError(ProviderError):
+    """A streamed answer broke off after its beginning had been handed out.
+
+    `partial` is the text that came, of the first choice. It was not retried, for the
+    reader has seen it.
+    """
+
+    remedy = "start the call again, or use what came"
+
+    def __init__(
+        self, problem: str, *, provider: str, model: str, partial: str
+    ) -> None:
+        super().__init__(
+            f"the answer broke off: {problem}", provider=provider, model=model
+        )
+        self.partial = partial
 
 
 class ModelUnavailableError(ProviderError):

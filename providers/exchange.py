@@ -47,14 +47,24 @@ class ReplyStream(Protocol):
         """The headers, with lower-case names."""
         ...
 
+    @property
+    def raw_headers(self) -> HeaderList:
+        """The headers as they came."""
+        ...
+
     async def next_chunk(self) -> bytes:
-        """Give the next part of the body, as it was sent; b"" at its end."""
+        """Give the next part of the body, as it was sent; b"" at its end.
+
+        Raises:
+            ExchangeError: the connection broke.
+        """
         ...
 
     async def read(self, limit: int) -> bytes:
         """Give the rest of the body, as it was sent.
 
         Raises:
+            ExchangeError: the connection broke.
             OversizeError: it is longer than `limit` bytes.
         """
         ...
@@ -80,7 +90,7 @@ class Sender(Protocol):
         """Send, and give the reply once its head is there; it ends with the block.
 
         Raises:
-            ExchangeError: there is none, or the connection broke in the block.
+            ExchangeError: there is none.
         """
         ...
 

@@ -1,12 +1,13 @@
 """A model behind an HTTP API: what all such providers share.
 
 A provider adds a `Dialect`, which turns a request into a body and a body into a
-response; connections, deadline, retries and errors are here.
+response; connections, deadline, retries, limits and errors are here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,28 +20,37 @@ from dspex.providers.errors import (
     ConfigurationError,
     ConnectionFailedError,
     MalformedResponseError,
+    ProviderError,
     ProviderTimeoutError,
 )
-from dspex.providers.exchange import ExchangeError, OversizeError, Reply, Sender
+from dspex.providers.exchange import (
+    ExchangeError,
+    OversizeError,
+    Reply,
+    Sender,
+)
+from dspex.providers.http_stream import HTTPStream
 from dspex.providers.httpx_sender import HTTPXSender
 from dspex.providers.keys import SecretHeaders, redact_bytes
 from dspex.providers.lm import Capabilities, check_supported
-from dspex.providers.messages import Choice, Message, Request, Response, Usage
-from dspex.providers.replies import decompressed, excerpt, request_id, status_error
+from dspex.providers.messages import Message, Request, Response
+from dspex.providers.replies import (
+    decompressed,
+    excerpt,
+    request_id,
+    status_error,
+)
 from dspex.providers.retries import RetryPolicy, with_retries
+from dspex.providers.streams import (
+    Decoded,
+    Delta,
+    ResponseStream,
+    StreamDecoder,
+)
 from dspex.providers.transport import Transport
 
-DEFAULT_TIMEOUT = 60.0
-MAX_BODY_BYTES = 64 * 1024 * 1024
-
-
-class Decoded(msgspec.Struct, frozen=True):
-    """What a dialect reads out of a body."""
-
-    choices: tuple[Choice, ...]
-    usage: Usage
-    model: str
-    id: str | None
+DEFAULT_TIMEOUT: Final = 60.0
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 
 class Dialect(Protocol):
@@ -60,7 +70,7 @@ class Dialect(Protocol):
         """Give the headers that authorize a request."""
         ...
 
-    def encode(self, model: str, request: Request) -> bytes:
+    def encode(self, model: str, request: Request, *, stream: bool) -> bytes:
         """Write the body.
 
         Raises:
@@ -68,12 +78,16 @@ class Dialect(Protocol):
         """
         ...
 
-    def decode(self, body: bytes) -> Decoded:
-        """Read the body of a good reply.
+    def decode(self, body: bytes, request: Request) -> Decoded:
+        """Read the body of a good reply to `request`.
 
         Raises:
             msgspec.ValidationError: it is not what the API promises.
         """
+        ...
+
+    def stream_decoder(self, request: Request) -> StreamDecoder:
+        """Give a decoder for the streamed reply to `request`."""
         ...
 
 
@@ -103,13 +117,9 @@ class HTTPModel:
         self._capabilities = capabilities
         self._key = key
         self._url = checked_url(base_url, dialect.provider) + dialect.path
-        headers = dialect.headers(key) | {
-            "content-type": "application/json",
-            "accept-encoding": "gzip, deflate",
-        }
-        self._headers = SecretHeaders(
-            (name.encode(), value.encode()) for name, value in headers.items()
-        )
+        headers = dialect.headers(key) | {"content-type": "application/json"}
+        self._stream_headers = _encoded(headers | {"accept-encoding": "identity"})
+        self._headers = _encoded(headers | {"accept-encoding": "gzip, deflate"})
         self._owns_sender = transport is None and client is None
         self._sender: Sender
         if client is not None:
@@ -144,35 +154,61 @@ class HTTPModel:
             ProviderError: there is no answer; its subclass and attributes say why.
         """
         request = Request.of(request)
-        provider = self._dialect.provider
-        check_supported(
-            request, self._capabilities, provider=provider, model=self._model
-        )
-        body = self._dialect.encode(self._model, request)
+        body = self._encode(request, stream=False)
         seconds = self._timeout if timeout is None else timeout
         started = trio.current_time()
         history: list[Attempt] = []
         with trio.move_on_at(started + seconds):
             decoded = await with_retries(
-                lambda: self._attempt(body),
+                lambda: self._attempt(request, body),
                 policy=self._retries,
                 deadline=started + seconds,
                 history=history,
             )
-            return Response(
-                decoded.choices,
-                decoded.usage,
-                decoded.model,
-                decoded.id,
-                trio.current_time() - started,
+            return _response(decoded, started)
+        raise self._timed_out(seconds, history)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Send one request and give the stream of its answer, once it has begun.
+
+        Until the first delta a failure is retried; leaving the block early ends the
+        call. `timeout` is the total until the last delta, in seconds.
+
+        Raises:
+            ProviderError: there is no answer; its subclass and attributes say why.
+        """
+        request = Request.of(request)
+        body = self._encode(request, stream=True)
+        seconds = self._timeout if timeout is None else timeout
+        started = trio.current_time()
+        history: list[Attempt] = []
+        opened: tuple[HTTPStream, AsyncExitStack] | None = None
+        with trio.move_on_at(started + seconds):
+            opened = await with_retries(
+                lambda: self._open_stream(request, body),
+                policy=self._retries,
+                deadline=started + seconds,
+                history=history,
             )
-        spent = sum(attempt.seconds + attempt.waited for attempt in history)
-        history.append(Attempt(spent, seconds - spent, "deadline"))
-        error = ProviderTimeoutError(
-            f"no answer within {seconds:g} s", provider=provider, model=self._model
-        )
-        error.attempts = history
-        raise error
+        if opened is None:
+            raise self._timed_out(seconds, history)
+        incoming, exits = opened
+        async with exits:
+
+            async def more() -> Sequence[Delta]:
+                deltas = await incoming.more(deadline=started + seconds)
+                if not deltas:
+                    stream.complete(_response(incoming.decoder.result(), started))
+                return deltas
+
+            stream = ResponseStream(incoming.first, more)
+            yield stream
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -193,16 +229,38 @@ class HTTPModel:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._model!r} at {self._url}>"
 
-    async def _attempt(self, body: bytes) -> Decoded:
-        reply = await self._post(body)
-        status, content, problem = reply.status, reply.body, ""
-        headers = reply.headers
+    def _encode(self, request: Request, *, stream: bool) -> bytes:
+        check_supported(
+            request,
+            self._capabilities,
+            provider=self._dialect.provider,
+            model=self._model,
+        )
+        return self._dialect.encode(self._model, request, stream=stream)
+
+    async def _attempt(self, request: Request, body: bytes) -> Decoded:
+        try:
+            reply = await self._sender.post(
+                self._url, headers=self._headers, body=body, limit=MAX_BODY_BYTES
+            )
+        except ExchangeError as error:
+            problem = str(error)
+        except OversizeError:
+            raise self._malformed(f"the body is over {MAX_BODY_BYTES} bytes") from None
+        else:
+            return self._decode(request, reply)
+        # Raised here, so that the frames below, which hold the key, are not in it.
+        raise self._broken(problem)
+
+    def _decode(self, request: Request, reply: Reply) -> Decoded:
+        status, content, headers = reply.status, reply.body, reply.headers
+        problem = ""
         try:
             content = decompressed(
                 content, headers.get("content-encoding"), limit=MAX_BODY_BYTES
             )
             if 200 <= status < 300:
-                return self._dialect.decode(content)
+                return self._dialect.decode(content, request)
         except (msgspec.DecodeError, ValueError) as error:
             problem = str(error)
         # A server may echo the key; from here on nothing shows it, not even the
@@ -220,16 +278,51 @@ class HTTPModel:
             model=self._model,
         )
 
-    async def _post(self, body: bytes) -> Reply:
-        try:
-            return await self._sender.post(
-                self._url, headers=self._headers, body=body, limit=MAX_BODY_BYTES
-            )
-        except ExchangeError as error:
-            problem = str(error)
-        except OversizeError:
-            raise self._malformed(f"the body is over {MAX_BODY_BYTES} bytes") from None
-        raise ConnectionFailedError(
+    async def _open_stream(
+        self, request: Request, body: bytes
+    ) -> tuple[HTTPStream, AsyncExitStack]:
+        """Send and read up to the first delta, or to the end of an empty answer."""
+        problem = ""
+        async with AsyncExitStack() as exits:
+            try:
+                reply = await exits.enter_async_context(
+                    self._sender.stream(
+                        self._url, headers=self._stream_headers, body=body
+                    )
+                )
+                if not 200 <= reply.status < 300:
+                    content = await reply.read(MAX_BODY_BYTES)
+                    self._decode(
+                        request, Reply(reply.status, reply.raw_headers, content)
+                    )
+                stream = HTTPStream(
+                    reply,
+                    self._dialect.stream_decoder(request),
+                    provider=self._dialect.provider,
+                    model=self._model,
+                    key=self._key,
+                )
+                await stream.begin()
+                return stream, exits.pop_all()
+            except ExchangeError as error:
+                problem = str(error)
+            except OversizeError:
+                problem = f"the body is over {MAX_BODY_BYTES} bytes"
+        raise self._broken(problem)
+
+    def _timed_out(self, seconds: float, history: list[Attempt]) -> ProviderError:
+        spent = sum(attempt.seconds + attempt.waited for attempt in history)
+        history.append(Attempt(spent, seconds - spent, "deadline"))
+        error = ProviderTimeoutError(
+            f"no answer within {seconds:g} s",
+            provider=self._dialect.provider,
+            model=self._model,
+        )
+        error.attempts = history
+        return error
+
+    def _broken(self, problem: str) -> ConnectionFailedError:
+        return ConnectionFailedError(
             f"{problem} at {self._url}",
             provider=self._dialect.provider,
             model=self._model,
@@ -269,4 +362,20 @@ def checked_url(base_url: str, provider: str) -> str:
         f"base_url {base_url!r} is not a URL: {problem}",
         provider=provider,
         remedy="give it like https://api.openai.com/v1",
+    )
+
+
+def _encoded(headers: Mapping[str, str]) -> SecretHeaders:
+    return SecretHeaders(
+        (name.encode(), value.encode()) for name, value in headers.items()
+    )
+
+
+def _response(decoded: Decoded, started: float) -> Response:
+    return Response(
+        decoded.choices,
+        decoded.usage,
+        decoded.model,
+        decoded.id,
+        trio.current_time() - started,
     )

@@ -37,18 +37,22 @@ class HTTPXSender:
         """Send, and give the reply once its head is there; it ends with the block.
 
         Raises:
-            ExchangeError: there is none, or the connection broke in the block.
+            ExchangeError: there is none.
         """
+        request = self._client.build_request(
+            "POST", url, content=body, headers=list(headers), timeout=_TIMEOUT
+        )
+        response, problem = None, ""
         try:
-            async with self._client.stream(
-                "POST", url, content=body, headers=list(headers), timeout=_TIMEOUT
-            ) as response:
-                yield HTTPXReply(response)
+            response = await self._client.send(request, stream=True)
         except httpx.TransportError as error:
-            problem = f"the connection failed ({str(error) or type(error).__name__})"
-        else:
-            return
-        raise ExchangeError(problem)
+            problem = _describe(error)
+        if response is None:
+            raise ExchangeError(problem)
+        try:
+            yield HTTPXReply(response)
+        finally:
+            await response.aclose()
 
     async def aclose(self) -> None:
         """Close the client."""
@@ -69,16 +73,26 @@ class HTTPXReply:
         return Reply(self.status, self.raw_headers, b"").headers
 
     async def next_chunk(self) -> bytes:
-        """Give the next part of the body, as it was sent; b"" at its end."""
-        async for chunk in self._chunks:
-            if chunk:
-                return chunk
-        return b""
+        """Give the next part of the body, as it was sent; b"" at its end.
+
+        Raises:
+            ExchangeError: the connection broke.
+        """
+        try:
+            async for chunk in self._chunks:
+                if chunk:
+                    return chunk
+        except httpx.TransportError as error:
+            problem = _describe(error)
+        else:
+            return b""
+        raise ExchangeError(problem)
 
     async def read(self, limit: int) -> bytes:
         """Give the rest of the body, as it was sent.
 
         Raises:
+            ExchangeError: the connection broke.
             OversizeError: it is longer than `limit` bytes.
         """
         body = bytearray()
@@ -87,3 +101,9 @@ class HTTPXReply:
             if len(body) > limit:
                 raise OversizeError
         return bytes(body)
+
+
+def _describe(error: httpx.TransportError) -> str:
+    kinds = (httpx.ConnectError, httpx.ConnectTimeout)
+    what = "could not connect" if isinstance(error, kinds) else "the connection broke"
+    return f"{what} ({str(error) or type(error).__name__})"

@@ -37,6 +37,12 @@ def read_key(
     return SecretStr(text)
 
 
+def redact(text: str, key: SecretStr) -> str:
+    """Give a text without the key."""
+    secret = key.get_secret_value()
+    return text.replace(secret, "[api key]") if secret else text
+
+
 class SecretHeaders(tuple[tuple[bytes, bytes], ...]):
     """HTTP headers with a key in them, which they do not show."""
 

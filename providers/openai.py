@@ -9,34 +9,20 @@ import httpx
 import msgspec
 from pydantic import SecretStr
 
-from dspex.providers.http_model import DEFAULT_TIMEOUT, Decoded, HTTPModel
+from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import (
-    Choice,
-    FinishReason,
-    JSONObject,
-    Message,
-    Part,
-    Request,
-    ToolCall,
-    Usage,
-)
+from dspex.providers.messages import JSONObject, Message, Part, Request
+from dspex.providers.openai_replies import ChunkDecoder, decode_reply
 from dspex.providers.retries import RetryPolicy
+from dspex.providers.streams import Decoded, StreamDecoder
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-DEFAULT_CAPABILITIES: Final = Capabilities(images=True, files=True, max_n=128)
+DEFAULT_CAPABILITIES: Final = Capabilities(
+    images=True, files=True, streaming=True, max_n=128
+)
 
 MaxTokensField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
-
-_FINISH_REASONS: dict[str | None, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    None: "other",
-}
 
 
 class OpenAI(HTTPModel):
@@ -101,7 +87,7 @@ class ChatCompletions:
         secret = key.get_secret_value()
         return {"authorization": f"Bearer {secret}"} if secret else {}
 
-    def encode(self, model: str, request: Request) -> bytes:
+    def encode(self, model: str, request: Request, *, stream: bool) -> bytes:
         """Write the body."""
         body: JSONObject = {
             "model": model,
@@ -134,66 +120,19 @@ class ChatCompletions:
             body["seed"] = request.seed
         if request.n != 1:
             body["n"] = request.n
+        if stream:
+            body["stream"] = True
+            body["stream_options"] = {"include_usage": True}
         body.update(request.extra)
         return msgspec.json.encode(body)
 
-    def decode(self, body: bytes) -> Decoded:
+    def decode(self, body: bytes, request: Request) -> Decoded:
         """Read the body of a good reply."""
-        reply = _DECODER.decode(body)
-        if not reply.choices:
-            raise msgspec.ValidationError("Object has no element in `$.choices`")
-        return Decoded(
-            tuple(_decode_choice(choice) for choice in reply.choices),
-            _decode_usage(reply.usage),
-            reply.model,
-            reply.id,
-        )
+        return decode_reply(body)
 
-
-class _Function(msgspec.Struct):
-    name: str
-    arguments: str
-
-
-class _ToolCall(msgspec.Struct):
-    id: str
-    function: _Function
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-
-
-class _Reply(msgspec.Struct):
-    choices: list[_Choice]
-    model: str = ""
-    id: str | None = None
-    usage: _Usage | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Reply)
+    def stream_decoder(self, request: Request) -> StreamDecoder:
+        """Give a decoder for one streamed reply."""
+        return ChunkDecoder()
 
 
 def _encode_message(message: Message) -> JSONObject:
@@ -232,31 +171,3 @@ def _encode_part(part: Part) -> dict[str, Any]:  # Any: JSON
     if part.filename is not None:
         file["filename"] = part.filename
     return {"type": "file", "file": file}
-
-
-def _decode_choice(choice: _Choice) -> Choice:
-    message = choice.message
-    reason = _FINISH_REASONS.get(choice.finish_reason, "other")
-    if message.refusal is not None:
-        reason = "refusal"
-    return Choice(
-        message.content or "",
-        tuple(
-            ToolCall(call.id, call.function.name, call.function.arguments)
-            for call in message.tool_calls or ()
-        ),
-        reason,
-        message.refusal,
-    )
-
-
-def _decode_usage(usage: _Usage | None) -> Usage:
-    if usage is None:
-        return Usage()
-    inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        (inputs.cached_tokens or 0) if inputs else 0,
-        (outputs.reasoning_tokens or 0) if outputs else 0,
-    )

@@ -47,8 +47,26 @@ def status_error(
     `headers` has lower-case names.
     """
     message, code = _read_error(body)
-    if not message:
-        message = excerpt(body)
+    return error_of_status(
+        status,
+        message or excerpt(body),
+        code,
+        headers,
+        provider=provider,
+        model=model,
+    )
+
+
+def error_of_status(
+    status: int,
+    message: str,
+    code: str | None,
+    headers: Mapping[str, str],
+    *,
+    provider: str,
+    model: str,
+) -> StatusError:
+    """Give the typed error of a status and of what the provider says about it."""
     if code in _CONTEXT_CODES:
         kind: type[StatusError] = ContextLengthError
     elif status in _BY_STATUS:

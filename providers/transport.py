@@ -114,7 +114,7 @@ class Transport(httpx.AsyncBaseTransport):
         """
         try:
             lease = await self._begin(_post_request(url, headers, body))
-            content = await lease.read(limit)
+            content = await lease.read_raw(limit)
         except _CORE_ERRORS as error:
             problem = _describe(error)
         else:
@@ -129,19 +129,19 @@ class Transport(httpx.AsyncBaseTransport):
         """Send, and give the reply once its head is there; it ends with the block.
 
         Raises:
-            ExchangeError: there is none, or the connection broke in the block.
+            ExchangeError: there is none.
         """
+        lease, problem = None, ""
         try:
             lease = await self._begin(_post_request(url, headers, body))
-            try:
-                yield lease
-            finally:
-                await lease.end()
         except _CORE_ERRORS as error:
             problem = _describe(error)
-        else:
-            return
-        raise ExchangeError(problem)
+        if lease is None:
+            raise ExchangeError(problem)
+        try:
+            yield lease
+        finally:
+            await lease.end()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve httpx: `httpx.AsyncClient(transport=Transport())`."""
@@ -269,7 +269,7 @@ class Transport(httpx.AsyncBaseTransport):
             origin.shared = connection
         return connection
 
-    async def give_back(self, lease: "Lease") -> None:
+    async def give_back(self, lease: "Lease", *, reusable: bool) -> None:
         """Take a connection back from a lease that ended."""
         self._limit.release_on_behalf_of(lease.request)
         connection, origin = lease.connection, lease.origin
@@ -280,7 +280,7 @@ class Transport(httpx.AsyncBaseTransport):
             return
         if origin.shared is connection:
             origin.shared = None
-        if connection.is_idle():
+        if reusable and connection.is_idle():
             if origin.is_closed:
                 await connection.aclose()
                 return
@@ -307,6 +307,7 @@ class Lease:
         self.response = response
         self._transport = transport
         self._body = cast("AsyncIterable[bytes]", response.stream).__aiter__()
+        self._exhausted = False
         self._ended = False
 
     @property
@@ -319,12 +320,38 @@ class Lease:
         """The headers, with lower-case names."""
         return Reply(self.response.status, self.response.headers, b"").headers
 
+    @property
+    def raw_headers(self) -> HeaderList:
+        """The headers as they came."""
+        return self.response.headers
+
     async def read(self, limit: int) -> bytes:
         """Give the rest of the body, as it was sent, and end.
 
         Raises:
+            ExchangeError: the connection broke.
             OversizeError: it is longer than `limit` bytes.
         """
+        try:
+            return await self.read_raw(limit)
+        except _CORE_ERRORS as error:
+            problem = _describe(error)
+        raise ExchangeError(problem)
+
+    async def next_chunk(self) -> bytes:
+        """Give the next part of the body, as it was sent; b"" at its end.
+
+        Raises:
+            ExchangeError: the connection broke.
+        """
+        try:
+            return await self.next_raw()
+        except _CORE_ERRORS as error:
+            problem = _describe(error)
+        raise ExchangeError(problem)
+
+    async def read_raw(self, limit: int) -> bytes:
+        """Do what `read` does, with httpcore's own errors."""
         chunks: list[bytes] = []
         size = 0
         try:
@@ -342,16 +369,20 @@ class Lease:
         await self._finish()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def next_chunk(self) -> bytes:
-        """Give the next part of the body, as it was sent; b"" at its end."""
+    async def next_raw(self) -> bytes:
+        """Do what `next_chunk` does, with httpcore's own errors."""
         async for chunk in self._body:
             if chunk:
                 return chunk
+        self._exhausted = True
         return b""
 
     async def end(self) -> None:
         """Give the connection back; close it first if there is more to read."""
         if self._ended:
+            return
+        if self._exhausted:
+            await self._finish()
             return
         with trio.CancelScope(shield=True):
             if isinstance(self.connection, httpcore.AsyncHTTPConnection) and (
@@ -360,14 +391,14 @@ class Lease:
                 await self.connection.aclose()
                 # Nothing more can come: this ends httpcore's generators in order.
                 with suppress(*_CORE_ERRORS):
-                    while await self.next_chunk():
+                    while await self.next_raw():
                         pass
-            await self._finish()
+            await self._finish(reusable=False)
 
-    async def _finish(self) -> None:
+    async def _finish(self, *, reusable: bool = True) -> None:
         self._ended = True
         await self.response.aclose()
-        await self._transport.give_back(self)
+        await self._transport.give_back(self, reusable=reusable)
 
 
 class _HTTPXStream(httpx.AsyncByteStream):
@@ -377,7 +408,7 @@ class _HTTPXStream(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            while chunk := await self._lease.next_chunk():
+            while chunk := await self._lease.next_raw():
                 yield chunk
         except _CORE_ERRORS as error:
             raise _as_httpx(error, self._request) from error

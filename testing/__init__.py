@@ -1,30 +1,37 @@
 """The public test kit: models and providers that behave as they are told."""
 
-from dspex.testing.fake_provider import (
+from dspex.testing.fake_actions import (
     Action,
     Answer,
+    Drip,
     Fail,
-    FakeProvider,
+    FailInStream,
     Hang,
+    Huge,
     ProviderRequest,
     Raw,
     Reset,
     Truncate,
-    open_fake_provider,
+    WrongLength,
 )
+from dspex.testing.fake_provider import FakeProvider, open_fake_provider
 from dspex.testing.scripted_lm import ScriptedLM, ScriptEndedError
 
 __all__ = [
     "Action",
     "Answer",
+    "Drip",
     "Fail",
+    "FailInStream",
     "FakeProvider",
     "Hang",
+    "Huge",
     "ProviderRequest",
     "Raw",
     "Reset",
     "ScriptEndedError",
     "ScriptedLM",
     "Truncate",
+    "WrongLength",
     "open_fake_provider",
 ]

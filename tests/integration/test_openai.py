@@ -34,6 +34,7 @@ from dspex.providers import (
 )
 from dspex.providers.lm import Capabilities
 from dspex.testing import (
+    Action,
     Answer,
     Fail,
     FakeProvider,
@@ -43,7 +44,6 @@ from dspex.testing import (
     Truncate,
     open_fake_provider,
 )
-from dspex.testing.fake_provider import Action
 
 KEY = "sk-test-0123456789"
 QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02)

@@ -1,0 +1,112 @@
+"""One streamed reply: chunks of bytes in, deltas out, failures typed."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import trio
+from pydantic import SecretStr
+
+from dspex.providers.errors import (
+    MalformedResponseError,
+    PartialResponseError,
+    ProviderError,
+)
+from dspex.providers.exchange import ExchangeError, ReplyStream
+from dspex.providers.keys import redact
+from dspex.providers.replies import error_of_status
+from dspex.providers.sse import EventParser, EventTooLongError
+from dspex.providers.streams import Delta, StreamDecoder, StreamFailedError
+
+# A server that fails inside a stream has no status left to tell it with.
+_STATUS: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+
+
+class HTTPStream:
+    """Reads one reply; `first` holds the deltas it began with."""
+
+    def __init__(
+        self,
+        reply: ReplyStream,
+        decoder: StreamDecoder,
+        *,
+        provider: str,
+        model: str,
+        key: SecretStr,
+    ) -> None:
+        self.decoder = decoder
+        self.first: Sequence[Delta] = ()
+        self._reply = reply
+        self._parser = EventParser()
+        self._provider = provider
+        self._model = model
+        self._key = key
+
+    async def begin(self) -> None:
+        """Read up to the first delta, or to the end of an empty answer.
+
+        Raises:
+            ExchangeError: the connection broke.
+            ProviderError: the server failed, or sent rubbish.
+        """
+        self.first = await self._read()
+
+    async def more(self, *, deadline: float) -> Sequence[Delta]:
+        """Give the next deltas; none at the end of the answer.
+
+        Raises:
+            PartialResponseError: for any reason why there are no more.
+        """
+        problem = "its deadline passed"
+        with trio.move_on_at(deadline):
+            try:
+                return await self._read()
+            except ExchangeError as error:
+                problem = str(error)
+            except ProviderError as error:
+                problem = error.problem
+        choices = self.decoder.result().choices
+        raise PartialResponseError(
+            problem,
+            provider=self._provider,
+            model=self._model,
+            partial=choices[0].text if choices else "",
+        )
+
+    async def _read(self) -> Sequence[Delta]:
+        while chunk := await self._reply.next_chunk():
+            if deltas := self._feed(chunk):
+                return deltas
+        if not self.decoder.is_complete or not self.decoder.result().choices:
+            raise ExchangeError("the stream ended before the answer did")
+        return ()
+
+    def _feed(self, chunk: bytes) -> Sequence[Delta]:
+        deltas: list[Delta] = []
+        try:
+            for event in self._parser.feed(chunk):
+                deltas.extend(self.decoder.feed(event))
+        except StreamFailedError as error:
+            raise error_of_status(
+                _STATUS.get(error.code or "", 500),
+                redact(str(error), self._key),
+                error.code,
+                self._reply.headers,
+                provider=self._provider,
+                model=self._model,
+            ) from None
+        except (msgspec.DecodeError, EventTooLongError, UnicodeDecodeError) as error:
+            raise MalformedResponseError(
+                f"an event is wrong: {redact(str(error), self._key)}",
+                provider=self._provider,
+                model=self._model,
+                status=self._reply.status,
+            ) from None
+        return deltas
