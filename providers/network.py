@@ -5,6 +5,7 @@ and go out together at the first read, and no cancel scope is opened for a wait 
 has no timeout of its own.
 """
 
+import contextlib
 import math
 import ssl
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ class Network(httpcore.AsyncNetworkBackend):
 
 
 class NetworkStream(httpcore.AsyncNetworkStream):
-    """One connection; `received_bytes` counts what came in since it was opened."""
+    """One connection."""
 
     def __init__(
         self, stream: trio.SocketStream | trio.SSLStream[Any], tcp: trio.SocketStream
@@ -53,12 +54,16 @@ class NetworkStream(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._tcp = tcp
         self._unsent = bytearray()
-        self.received_bytes = 0
+        # HTTP/2 has many writers, and a reader that may wait already.
+        self._is_shared = (
+            isinstance(stream, trio.SSLStream)
+            and stream.selected_alpn_protocol() == "h2"
+        )
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Keep the bytes until the next read, or until there are many."""
         self._unsent += buffer
-        if len(self._unsent) > _FLUSH_BYTES:
+        if self._is_shared or len(self._unsent) > _FLUSH_BYTES:
             try:
                 await self._flush(timeout)
             except trio.TooSlowError as error:
@@ -70,11 +75,9 @@ class NetworkStream(httpcore.AsyncNetworkStream):
         """Send what was kept, then read."""
         try:
             if self._unsent:
-                try:
+                # The server may have answered before it closed: read that.
+                with contextlib.suppress(trio.BrokenResourceError):
                     await self._flush(timeout)
-                except trio.BrokenResourceError:
-                    # The server may have answered before it closed: read that.
-                    self._unsent.clear()
             if timeout is None:
                 data = await self._stream.receive_some(max_bytes)
             else:
@@ -84,7 +87,6 @@ class NetworkStream(httpcore.AsyncNetworkStream):
             raise httpcore.ReadTimeout from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpcore.ReadError(_reason(error)) from error
-        self.received_bytes += len(data)
         return bytes(data)
 
     async def aclose(self) -> None:
@@ -140,12 +142,12 @@ class NetworkStream(httpcore.AsyncNetworkStream):
 
     async def _flush(self, timeout: float | None) -> None:
         data = bytes(self._unsent)
+        self._unsent.clear()
         if timeout is None:
             await self._stream.send_all(data)
         else:
             with trio.fail_after(timeout):
                 await self._stream.send_all(data)
-        self._unsent.clear()
 
 
 def _reason(error: BaseException) -> str:

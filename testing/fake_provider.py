@@ -140,6 +140,8 @@ class _Connection:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > _MAX_HEAD_BYTES or not await self._receive():
                 return None
+            if not self._buffer[:1].isalpha():
+                return None  # TLS, or something else that is not HTTP
         lines = self._buffer[:end].decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ", 2)
         headers: dict[str, str] = {}

@@ -1,0 +1,271 @@
+import gzip
+import ssl
+from collections.abc import AsyncGenerator
+
+import h2.config
+import h2.connection
+import h2.events
+import httpx
+import pytest
+import trio
+import trustme
+
+from dspex.providers import ConnectionFailedError, OpenAI, RetryPolicy, Transport
+from dspex.testing import Answer, FakeProvider, Hang, Raw, open_fake_provider
+
+ONCE = RetryPolicy(attempts=1)
+
+
+@pytest.fixture
+async def server() -> AsyncGenerator[FakeProvider]:
+    async with open_fake_provider() as server:
+        yield server
+
+
+def model(server: FakeProvider, transport: httpx.AsyncBaseTransport) -> OpenAI:
+    return OpenAI(
+        "m", api_key="k", base_url=server.url, retries=ONCE, transport=transport
+    )
+
+
+async def many(lm: OpenAI, count: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(lm.complete, "x")
+
+
+async def test_calls_one_after_another_share_a_connection(server: FakeProvider) -> None:
+    async with Transport() as transport:
+        lm = model(server, transport)
+        for _ in range(10):
+            await lm.complete("x")
+        assert server.connections == 1
+        assert (transport.statistics().busy, transport.statistics().idle) == (0, 1)
+    assert transport.statistics().idle == 0
+
+
+async def test_concurrent_calls_open_connections_and_use_them_again(
+    server: FakeProvider,
+) -> None:
+    server.plan(lambda _: Answer(delay=0.05))
+    async with Transport() as transport:
+        lm = model(server, transport)
+        await many(lm, 50)
+        assert transport.statistics().idle == 50
+        await many(lm, 50)
+    assert server.connections == 50
+
+
+async def test_no_more_connections_than_allowed(server: FakeProvider) -> None:
+    server.plan(lambda _: Answer(delay=0.01))
+    async with Transport(max_connections=3) as transport:
+        await many(model(server, transport), 30)
+    assert len(server.requests) == 30
+    assert server.most_open_connections == 3
+
+
+async def test_a_cancelled_wait_for_a_connection_takes_none(
+    server: FakeProvider,
+) -> None:
+    server.plan([Hang()])
+    async with Transport(max_connections=1) as transport:
+        lm = model(server, transport)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lm.complete, "x")
+            with trio.move_on_after(0.05) as scope:
+                await lm.complete("y")
+            assert scope.cancelled_caught
+            nursery.cancel_scope.cancel()
+        assert transport.statistics().busy == 0
+        assert (await lm.complete("z")).text == "ok"
+
+
+async def test_a_connection_the_server_closed_is_not_used_again(
+    server: FakeProvider,
+) -> None:
+    async with Transport() as transport:
+        lm = model(server, transport)
+        await many(lm, 5)
+        server.close_connections()
+        with trio.fail_after(2):
+            while server.open_connections:
+                await trio.sleep(0.001)
+        await many(lm, 5)  # with a single attempt each
+
+
+async def test_a_connection_idle_for_too_long_is_closed(server: FakeProvider) -> None:
+    async with Transport(keepalive_seconds=0.05) as transport:
+        lm = model(server, transport)
+        server.plan(lambda _: Answer(delay=0.01))
+        await many(lm, 5)
+        await trio.sleep(0.1)
+        await lm.complete("x")
+        assert transport.statistics().idle == 1
+        with trio.fail_after(2):
+            while server.open_connections > 1:
+                await trio.sleep(0.001)
+
+
+async def test_a_stream_left_early_closes_its_connection(server: FakeProvider) -> None:
+    server.plan([Answer("a long answer " * 10, pace=0.01)])
+    async with Transport() as transport:
+        lm = model(server, transport)
+        async with lm.stream("x") as stream:
+            await anext(stream)
+        assert (transport.statistics().busy, transport.statistics().idle) == (0, 0)
+        async with lm.stream("x") as stream:
+            assert (await stream.read()).text == "ok"
+        assert transport.statistics().idle == 1
+
+
+async def test_a_compressed_body_is_read(server: FakeProvider) -> None:
+    body = b'{"choices": [{"message": {"content": "packed"}}]}'
+    server.plan([Raw(gzip.compress(body), headers={"content-encoding": "gzip"})])
+    async with Transport() as transport:
+        assert (await model(server, transport).complete("x")).text == "packed"
+    assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+async def test_httpx_can_use_the_transport(server: FakeProvider) -> None:
+    server.plan([Answer("one"), Raw(b"x" * 300_000), Answer(delay=1.0)])
+    async with httpx.AsyncClient(transport=Transport()) as client:
+        url = f"{server.url}/chat/completions"
+        reply = await client.post(url, json={"model": "m"})
+        assert reply.json()["choices"][0]["message"]["content"] == "one"
+        async with client.stream("POST", url, json={}) as streamed:
+            assert len(await streamed.aread()) == 300_000
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(url, json={}, timeout=0.05)
+    async with httpx.AsyncClient(transport=Transport()) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get("http://127.0.0.1:1/")
+    assert server.connections == 1
+
+
+async def test_a_client_or_a_transport_of_httpx_can_be_passed_in(
+    server: FakeProvider,
+) -> None:
+    async with httpx.AsyncClient(headers={"x-mine": "yes"}) as client:
+        lm = OpenAI("m", api_key="k", base_url=server.url, client=client)
+        assert (await lm.complete("x")).text == "ok"
+        async with lm.stream("x") as stream:
+            assert (await stream.read()).text == "ok"
+    assert server.requests[0].headers["x-mine"] == "yes"
+    async with httpx.AsyncHTTPTransport() as transport:
+        assert (await model(server, transport).complete("x")).text == "ok"
+    with pytest.raises(ConnectionFailedError, match="could not connect"):
+        async with httpx.AsyncHTTPTransport() as transport:
+            await OpenAI(
+                "m",
+                api_key="",
+                base_url="http://127.0.0.1:1",
+                retries=ONCE,
+                transport=transport,
+            ).complete("x")
+
+
+async def test_a_proxy_of_the_environment_is_used(
+    server: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with OpenAI("m", api_key="k", base_url="http://models.invalid/v1") as lm:
+        assert (await lm.complete("x")).text == "ok"
+    assert server.requests[0].path == "http://models.invalid/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def test_tls_with_an_own_authority(authority: trustme.CA) -> None:
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with authority.cert_pem.tempfile() as path:
+        async with open_fake_provider(ssl_context=server_context(authority)) as server:
+            for verify in (trusting, path, False):
+                async with Transport(verify=verify) as transport:
+                    lm = model(server, transport)
+                    assert (await lm.complete("x")).text == "ok"
+                    assert (await lm.complete("x")).text == "ok"
+            async with Transport() as transport:
+                with pytest.raises(ConnectionFailedError, match="certificate"):
+                    await model(server, transport).complete("x")
+                assert transport.statistics().busy == 0
+
+
+async def test_tls_to_a_server_without_it(server: FakeProvider) -> None:
+    lm = OpenAI(
+        "m",
+        api_key="k",
+        base_url=server.url.replace("http:", "https:"),
+        retries=ONCE,
+    )
+    with trio.fail_after(3), pytest.raises(ConnectionFailedError, match="TLS"):
+        await lm.complete("x", timeout=2)
+
+
+class HTTP2Server:
+    """Answers every request on a connection at once, when `together` are there."""
+
+    def __init__(self, together: int) -> None:
+        self.connections = 0
+        self._together = together
+
+    async def serve(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
+        self.connections += 1
+        connection = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=False)
+        )
+        connection.initiate_connection()
+        waiting: list[int] = []
+        await stream.send_all(connection.data_to_send())
+        while data := await stream.receive_some(65_536):
+            for event in connection.receive_data(bytes(data)):
+                if isinstance(event, h2.events.StreamEnded):
+                    assert event.stream_id is not None
+                    waiting.append(event.stream_id)
+            if len(waiting) >= self._together:
+                for number in waiting:
+                    connection.send_headers(number, [(":status", "200")])
+                    body = b'{"choices": [{"message": {"content": "two"}}]}'
+                    connection.send_data(number, body, end_stream=True)
+                waiting.clear()
+            await stream.send_all(connection.data_to_send())
+
+
+async def test_http2_carries_many_calls_on_one_connection(
+    authority: trustme.CA,
+) -> None:
+    context = server_context(authority)
+    context.set_alpn_protocols(["h2"])
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1")
+    tcp = listeners[0].transport_listener
+    assert isinstance(tcp, trio.SocketListener)
+    port: int = tcp.socket.getsockname()[1]
+    server = HTTP2Server(together=20)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, server.serve, listeners)
+        async with Transport(http2=True, verify=trusting) as transport:
+            lm = OpenAI(
+                "m",
+                api_key="k",
+                base_url=f"https://127.0.0.1:{port}/v1",
+                transport=transport,
+                retries=ONCE,
+            )
+            with trio.fail_after(5):
+                await many(lm, 20)
+                await many(lm, 20)
+            assert transport.statistics().busy == 0
+        nursery.cancel_scope.cancel()
+    assert server.connections == 1
