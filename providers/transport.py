@@ -209,6 +209,12 @@ class Transport(httpx.AsyncBaseTransport):
                     # It was thought to be HTTP/2 with a stream free, and is not.
                     if origin.shared is connection:
                         origin.shared = None
+                except BaseException:
+                    # httpcore forgets to, when cancelled before it has begun.
+                    if connection not in (origin.shared, origin.proxy):
+                        with trio.CancelScope(shield=True):
+                            await connection.aclose()
+                    raise
                 else:
                     return Lease(self, origin, connection, request, response)
         except BaseException:

@@ -80,6 +80,22 @@ async def test_a_cancelled_wait_for_a_connection_takes_none(
         assert (await lm.complete("z")).text == "ok"
 
 
+async def test_calls_cancelled_before_they_begin_leave_no_socket(
+    server: FakeProvider,
+) -> None:
+    async with Transport() as transport:
+        lm = model(server, transport)
+        await many(lm, 5)
+        for _ in range(5):
+            with trio.move_on_after(0) as scope:
+                await lm.complete("x")
+            assert scope.cancelled_caught
+        assert transport.statistics().busy == 0
+    with trio.fail_after(2):
+        while server.open_connections:
+            await trio.sleep(0.001)
+
+
 async def test_a_connection_the_server_closed_is_not_used_again(
     server: FakeProvider,
 ) -> None:
