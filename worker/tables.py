@@ -51,7 +51,7 @@ def print_runs(console: Console, outcomes: Sequence[Outcome], *, title: str) -> 
         table.add_column(f"{record.name}\n{record.backend}", width=10, no_wrap=True)
     for outcome, row in zip(outcomes, rows, strict=True):
         cells = [
-            escape(shorten(row.get(name, ""), 2 * widths[name] - 4, placeholder=" …"))
+            escape(shorten(row.get(name, ""), 2 * widths[name] - 8, placeholder=" …"))
             for name in names
         ]
         steps = outcome.run.steps if outcome.run is not None else ()
