@@ -8,7 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
@@ -31,7 +31,7 @@ class Contender:
 
 
 @contextmanager
-def child(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def child(*arguments: str) -> Generator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
@@ -56,7 +56,7 @@ def read_line(process: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def server(delay: float) -> Iterator[str]:
+def server(delay: float) -> Generator[str]:
     with child("benchmarks._model_server", str(delay)) as process:
         yield f"http://127.0.0.1:{int(read_line(process))}/v1"
 

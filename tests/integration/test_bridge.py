@@ -77,7 +77,7 @@ def answer(text: str, **tokens: int) -> dict[str, Any]:
         "cached_tokens": 0,
         "reasoning_tokens": 0,
     }
-    choice = {"text": text, "tool_calls": [], "finish_reason": "stop"}
+    choice: dict[str, Any] = {"text": text, "tool_calls": [], "finish_reason": "stop"}
     return {"choices": [choice], "usage": usage, "model": "scripted"}
 
 

@@ -20,7 +20,7 @@ async def model(request: dict[str, Any]) -> dict[str, Any]:
     await trio.lowlevel.checkpoint()
     names = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
     text = "[[ ## answer ## ]]\nyes"
-    choice = {"text": text, "tool_calls": [], "finish_reason": "stop"}
+    choice: dict[str, Any] = {"text": text, "tool_calls": [], "finish_reason": "stop"}
     return {"choices": [choice], "usage": dict.fromkeys(names, 1), "model": "m"}
 
 
