@@ -28,9 +28,10 @@ LIFELINE_FD = "DSPEX_LIFELINE_FD"
 _PR_SET_PDEATHSIG = 1
 
 
-def guard() -> None:
+def guard(*, watch_lifeline: bool = True) -> None:
     """Tie this process to the parent named in the environment; do it first thing.
 
+    Without the thread that watches the lifeline if the process is going to fork.
     Does nothing when the process was not started by a `ChildProcess`.
     """
     parent = os.environ.get(PARENT_PID)
@@ -38,7 +39,7 @@ def guard() -> None:
         return
     die_with_parent(int(parent))
     lifeline = os.environ.pop(LIFELINE_FD, None)
-    if lifeline is not None:
+    if lifeline is not None and watch_lifeline:
         fd = int(lifeline)
         os.set_inheritable(fd, False)
         watch = threading.Thread(target=_watch_lifeline, args=(fd,), daemon=True)
@@ -51,6 +52,12 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo `die_with_parent`, for a process that has to clean up after its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def kill_own_group() -> None:

@@ -10,27 +10,21 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-import structlog
 import trio
 
 from dspex.runtime import child_guard
 from dspex.runtime.errors import ChildNotGoneError, ChildStartError
+from dspex.runtime.line_log import LineLog
 
 GUARD: Final = Path(child_guard.__file__)
 """The child's half of the protection, by path: a script, or to be loaded by path."""
 
-_TAIL_LINES = 40
-_LINE_LIMIT_BYTES = 8192
-_READ_BYTES = 65536
 _DRAIN_SECONDS = 0.5
 _GONE_SECONDS = 5.0
-
-_log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
@@ -49,8 +43,7 @@ class ChildProcess:
         self._popen = popen
         self._pidfd = os.pidfd_open(popen.pid)
         self._lifeline = lifeline
-        self._stderr = trio.lowlevel.FdStream(stderr)
-        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._log = LineLog(stderr, child=name, pid=popen.pid)
 
     @classmethod
     def start(
@@ -106,7 +99,7 @@ class ChildProcess:
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """Its last lines of stderr and stdout, oldest first; at most 40."""
-        return tuple(self._tail)
+        return self._log.tail
 
     async def run(self) -> None:
         """Log the child's stderr until it exits; leave no process of its group.
@@ -116,7 +109,7 @@ class ChildProcess:
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._log_stderr)
+                nursery.start_soon(self._log.run)
                 await self.wait()
                 # A grandchild may hold the pipe open: what is in it is read, then
                 # it is closed.
@@ -124,7 +117,6 @@ class ChildProcess:
         finally:
             with trio.CancelScope(shield=True):
                 await self.stop(grace_seconds=1.0)
-                await trio.aclose_forcefully(self._stderr)
 
     async def wait(self) -> int:
         """Return its exit status (minus the signal number) once it has ended."""
@@ -160,10 +152,10 @@ class ChildProcess:
         with trio.move_on_after(_GONE_SECONDS):
             status = await self.wait()
             # The kernel sends no event when a process group is empty.
-            while _live_members(self.pid):  # noqa: ASYNC110
+            while live_members(self.pid):  # noqa: ASYNC110
                 await trio.sleep(0.01)
             return status
-        raise ChildNotGoneError(self.name, self.pid, tuple(_live_members(self.pid)))
+        raise ChildNotGoneError(self.name, self.pid, tuple(live_members(self.pid)))
 
     def _reap(self) -> None:
         if self._popen.returncode is not None:
@@ -179,25 +171,8 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    async def _log_stderr(self) -> None:
-        rest = b""
-        while chunk := await self._stderr.receive_some(_READ_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._log_line(line)
-            if len(rest) > _LINE_LIMIT_BYTES:
-                self._log_line(rest)
-                rest = b""
-        if rest:
-            self._log_line(rest)
 
-    def _log_line(self, line: bytes) -> None:
-        text = line[:_LINE_LIMIT_BYTES].decode(errors="replace").rstrip("\r")
-        self._tail.append(text)
-        _log.info("child_stderr", child=self.name, pid=self.pid, line=text)
-
-
-def _live_members(group: int) -> list[int]:
+def live_members(group: int) -> list[int]:
     """Give the processes of a group that run; zombies hold nothing and don't count."""
     try:
         os.killpg(group, 0)

@@ -1,43 +1,40 @@
 """DspyBridge: the actor that owns one process with the real dspy in it."""
 
-import contextlib
-import itertools
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 import trio
 
-from dspex.runtime.actor import Actor, Refuse
-from dspex.runtime.bridge.calls import DspyCall, DspyResult, ModelHandler
+from dspex.runtime.actor import Actor
+from dspex.runtime.bridge.calls import (
+    DspyCall,
+    DspyResult,
+    ModelHandler,
+    Optimization,
+    OptimizedProgram,
+    ProgressHandler,
+    ToolHandler,
+)
+from dspex.runtime.bridge.connection import Connection, Handlers
 from dspex.runtime.bridge.errors import (
     BridgeError,
     BridgeUnavailableError,
     ProtocolError,
-    RemoteError,
     WorkerDiedError,
     WorkerStartTimeoutError,
 )
-from dspex.runtime.bridge.frames import FrameReader
 from dspex.runtime.bridge.protocol import (
     PROTOCOL_VERSION,
-    Cancel,
-    ErrorInfo,
-    Failed,
     Hello,
-    ModelCall,
-    ModelReply,
-    Result,
-    ToParent,
+    Optimize,
+    Run,
     Unavailable,
-    decode_in_parent,
-    encode,
 )
-from dspex.runtime.bridge.values import unpack
 from dspex.runtime.child_process import ChildProcess
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import ChildStartError
@@ -45,12 +42,37 @@ from dspex.runtime.errors import ChildStartError
 CHILD: Final = Path(__file__).with_name("child.py")
 """The child's program; it runs without dspex."""
 
-_READ_BYTES: Final = 1 << 18
-_OUTBOX_FRAMES: Final = 64
-_MESSAGES_PER_RUN: Final = 256
 _EXIT_SECONDS: Final = 1.0
 
 log = structlog.get_logger("dspex")
+
+
+class HostProcess(Protocol):
+    """A process that hosts dspy, started in whatever way; as `ChildProcess`."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; then its exit status, or minus the signal number."""
+        ...
+
+    @property
+    def stderr_tail(self) -> tuple[str, ...]:
+        """Its last log lines."""
+        ...
+
+    async def run(self) -> None:
+        """Log its stderr until it ends; when cancelled, stop it."""
+        ...
+
+    async def stop(self) -> int:
+        """Stop it and everything it started."""
+        ...
+
+
+Launcher: TypeAlias = Callable[[str, socket.socket], Awaitable[HostProcess]]
+"""Starts a process of that name that serves on the socket; the caller closes it."""
 
 
 class DspyBridge(Actor):
@@ -67,23 +89,18 @@ class DspyBridge(Actor):
         search_path: Sequence[str | Path] = (),
         start_timeout: float = 60.0,
         max_in_flight: int = 64,
+        launcher: Launcher | None = None,
     ) -> None:
         """Say which interpreter hosts dspy (default: this one).
 
         `search_path` are folders from which `package.module:attribute` is imported.
         `start_timeout` seconds for the child to be ready: importing dspy takes about
-        two. Over `max_in_flight` runs wait for their turn.
+        two. Over `max_in_flight` runs wait for their turn. A `launcher` starts the
+        process in another way; `python` and `search_path` are not used then.
         """
-        self._python = python or sys.executable
-        self._search_path = [str(path) for path in search_path]
+        self._launcher = launcher or _cold_launcher(python, search_path)
         self._start_timeout = start_timeout
         self._limit = trio.CapacityLimiter(max_in_flight)
-        self._numbers = itertools.count(1)
-        self._runs: dict[int, trio.MemorySendChannel[ToParent]] = {}
-        self._greeting: Hello | Unavailable | None = None
-        self._greeted = trio.Event()
-        self._channel_ended = trio.Event()
-        self._outbox, self._to_send = trio.open_memory_channel[bytes](_OUTBOX_FRAMES)
 
     async def init(self) -> None:
         """Start the child and wait until it is ready.
@@ -93,208 +110,192 @@ class DspyBridge(Actor):
             WorkerStartTimeoutError: it was not ready in time.
             WorkerDiedError: it ended before it was ready.
         """
-        self._start_child()
+        ours, theirs = socket.socketpair()
+        channel = trio.socket.from_stdlib_socket(ours)
+        self._connection = Connection(channel, name=self.name)
+        try:
+            with theirs:
+                self._process = await self._launcher(self.name, theirs)
+        except BaseException:
+            channel.close()
+            raise
+        self.spawn(self._own_process)
+        self.spawn(self._read)
+        self.spawn(self._connection.write)
         with trio.move_on_after(self._start_timeout):
-            await self._greeted.wait()
-        hello = self._greeting
+            await self._connection.greeted.wait()
+        hello = self._connection.greeting
         if hello is None:
             raise WorkerStartTimeoutError(
-                self._child.pid, self._start_timeout, self._child.stderr_tail
+                self._process.pid, self._start_timeout, self._process.stderr_tail
             )
-        if isinstance(hello, Unavailable):
-            raise BridgeUnavailableError(hello.python, hello.problem, hello.remedy)
-        if hello.protocol != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"the child speaks protocol {hello.protocol}, not {PROTOCOL_VERSION}"
-            )
-        log.info(
-            "dspy_process_started",
-            actor=self.name,
-            pid=hello.pid,
-            dspy=hello.dspy,
-            python=hello.python,
-        )
+        check_greeting(hello)
+        log.info("dspy_process_started", actor=self.name, pid=self._process.pid)
 
     async def run(
-        self, call: DspyCall, on_model_call: ModelHandler
+        self,
+        call: DspyCall,
+        on_model_call: ModelHandler,
+        on_tool_call: ToolHandler | None = None,
     ) -> Deferred[DspyResult]:
         """Run a hosted module once; the answer comes when it is done.
 
-        Every model call it makes goes to `on_model_call`, in this process. When the
-        caller stops waiting, its model calls are cancelled and the run makes no more.
+        Every model call it makes goes to `on_model_call`, in this process, and every
+        call of one of its tools to `on_tool_call`. When the caller stops waiting,
+        those are cancelled and the run makes no more of them.
 
         Raises:
             RemoteError: the module raised; a failed model call is its `__cause__`.
             UnsupportedValueError: a value that does not travel; nothing was sent.
             FrameTooLargeError: the inputs are over 64 MB; nothing was sent.
         """
-        number = next(self._numbers)
-        try:
-            data = encode(call.to_run(number), what=f"the inputs of {call.module}")
-        except BridgeError as error:
-            raise Refuse(error) from error
         answer: Deferred[DspyResult] = self.deferred()
-        self.spawn(self._run, number, data, on_model_call, answer)
+        handlers = Handlers(on_model_call, on_tool_call)
+        self.spawn(self._run, call.to_run, call.module, handlers, answer.reply, answer)
+        return answer
+
+    async def optimize(
+        self,
+        optimization: Optimization,
+        on_model_call: ModelHandler,
+        on_progress: ProgressHandler | None = None,
+    ) -> Deferred[OptimizedProgram]:
+        """Run one of dspy's optimizers; its model calls are answered as in `run`.
+
+        Raises:
+            RemoteError: the optimizer, the program or the metric raised.
+            UnsupportedValueError, FrameTooLargeError: nothing was sent.
+        """
+        answer: Deferred[OptimizedProgram] = self.deferred()
+        handlers = Handlers(on_model_call, None, on_progress)
+
+        def reply(result: DspyResult) -> None:
+            answer.reply(
+                OptimizedProgram(
+                    **result.outputs,
+                    usage=result.usage,
+                    model_calls=result.model_calls,
+                )
+            )
+
+        make, name = optimization.to_optimize, optimization.optimizer
+        self.spawn(self._run, make, name, handlers, reply, answer)
         return answer
 
     async def pid(self) -> int:
         """Give the child's process id."""
-        return self._child.pid
+        return self._process.pid
 
-    # The child and its channel.
+    async def ping(self) -> Deferred[None]:
+        """Answer when the child has answered, whatever else it does."""
+        answer: Deferred[None] = self.deferred()
+        self.spawn(self._reply_after, self._connection.ping, answer)
+        return answer
 
-    def _start_child(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._channel = trio.socket.from_stdlib_socket(ours)
-        try:
-            self._child = ChildProcess.start(
-                [self._python, str(CHILD), str(theirs.fileno()), *self._search_path],
-                name=self.name,
-                pass_fds=(theirs.fileno(),),
-            )
-        except ChildStartError as error:
-            self._channel.close()
-            raise BridgeUnavailableError(
-                self._python, "it cannot be executed", "give the path of a Python"
-            ) from error
-        finally:
-            theirs.close()
-        self.spawn(self._own_child)
-        self.spawn(self._read)
-        self.spawn(self._write)
+    async def settle(self) -> Deferred[None]:
+        """Answer when no cancelled run is left in the child."""
+        answer: Deferred[None] = self.deferred()
+        self.spawn(self._reply_after, self._connection.settled, answer)
+        return answer
 
-    async def _own_child(self) -> None:
-        await self._child.run()
-        # Its last answers may still lie in the socket.
-        with trio.move_on_after(_EXIT_SECONDS):
-            await self._channel_ended.wait()
-        status = self._child.returncode
-        died = status is not None and status < 0
-        raise WorkerDiedError(
-            self._child.pid,
-            signal=signal.Signals(-(status or 0)).name if died else None,
-            status=None if died else status,
-            last_lines=self._child.stderr_tail,
-        )
-
-    async def _read(self) -> None:
-        reader = FrameReader()
-        with self._channel:
-            try:
-                while data := await self._channel.recv(_READ_BYTES):
-                    for body in reader.feed(data):
-                        self._dispatch(decode_in_parent(body))
-            except ConnectionError:
-                pass
-            self._channel_ended.set()
-            # A child that closed its channel is of no more use, alive or not. Its
-            # end is `_own_child`'s to tell.
-            await trio.sleep(_EXIT_SECONDS)
-            await self._child.stop()
-
-    async def _write(self) -> None:
-        # One task writes, so that a cancelled run cannot leave half a frame.
-        async for data in self._to_send:
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[await self._channel.send(view) :]
-            except (OSError, trio.ClosedResourceError):
-                return  # `_read` and `_own_child` see the same end
-
-    def _dispatch(self, message: ToParent) -> None:
-        if isinstance(message, Hello | Unavailable):
-            self._greeting = message
-            self._greeted.set()
-            return
-        number = message.run if isinstance(message, ModelCall) else message.id
-        run = self._runs.get(number)
-        if run is None:
-            # The run was cancelled; the child did not know yet.
-            log.debug("dspy_answer_dropped", actor=self.name, run=number)
-            return
-        try:
-            run.send_nowait(message)
-        except trio.WouldBlock:
-            raise ProtocolError(
-                f"run {number} has over {_MESSAGES_PER_RUN} messages in the queue"
-            ) from None
-
-    # One run.
+    async def _reply_after(
+        self, work: Callable[[], Awaitable[None]], answer: Deferred[None]
+    ) -> None:
+        with trio.CancelScope() as scope:
+            answer.cancel_when_unwanted(scope)
+            await work()
+            answer.reply(None)
 
     async def _run(
         self,
-        number: int,
-        data: bytes,
-        on_model_call: ModelHandler,
-        answer: Deferred[DspyResult],
+        make: Callable[[int], Run | Optimize],
+        what: str,
+        handlers: Handlers,
+        reply: Callable[[DspyResult], None],
+        answer: Deferred[DspyResult] | Deferred[OptimizedProgram],
     ) -> None:
-        inbox, messages = trio.open_memory_channel[ToParent](_MESSAGES_PER_RUN)
         with trio.CancelScope() as scope:
             answer.cancel_when_unwanted(scope)
-            async with self._limit:
-                self._runs[number] = inbox
-                await self._outbox.send(data)
-                try:
-                    outcome = await self._follow(messages, on_model_call)
-                except trio.Cancelled:
-                    self._tell_cancelled(number)
-                    raise
-                finally:
-                    del self._runs[number]
-            if isinstance(outcome, DspyResult):
-                answer.reply(outcome)
+            try:
+                async with self._limit:
+                    result = await self._connection.run(make, what, handlers)
+            except BridgeError as error:
+                answer.fail(error)
             else:
-                answer.fail(outcome)
+                reply(result)
 
-    async def _follow(
-        self,
-        messages: trio.MemoryReceiveChannel[ToParent],
-        on_model_call: ModelHandler,
-    ) -> DspyResult | RemoteError:
-        failures: dict[int, Exception] = {}
-        async with trio.open_nursery() as nursery:
-            async for message in messages:
-                if isinstance(message, ModelCall):
-                    nursery.start_soon(
-                        self._answer_model_call, message, on_model_call, failures
-                    )
-                    continue
-                nursery.cancel_scope.cancel()
-                if isinstance(message, Result):
-                    return DspyResult(
-                        unpack(message.outputs), message.usage, message.model_calls
-                    )
-                if isinstance(message, Failed):
-                    return _remote_error(message.error, failures)
-                raise ProtocolError(f"{type(message).__name__} is no answer to a run")
-        raise AssertionError("the channel of a run is never closed")
+    async def _own_process(self) -> None:
+        process = self._process
+        await process.run()
+        # Its last answers may still lie in the socket.
+        with trio.move_on_after(_EXIT_SECONDS):
+            await self._connection.ended.wait()
+        status = process.returncode
+        killed = status is not None and status < 0
+        raise WorkerDiedError(
+            process.pid,
+            signal=signal.Signals(-(status or 0)).name if killed else None,
+            status=None if killed else status,
+            last_lines=process.stderr_tail,
+        )
 
-    async def _answer_model_call(
-        self,
-        call: ModelCall,
-        on_model_call: ModelHandler,
-        failures: dict[int, Exception],
-    ) -> None:
+    async def _read(self) -> None:
         try:
-            response = await on_model_call(call.request)
-            reply = ModelReply(call.id, response=response)
-            data = encode(reply, what="the answer of a model")
-        except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
-            failures[call.id] = error
-            kinds = [cls.__name__ for cls in type(error).__mro__]
-            info = ErrorInfo(kinds=kinds, message=str(error), call=call.id)
-            data = encode(ModelReply(call.id, error=info), what="a model's error")
-        await self._outbox.send(data)
-
-    def _tell_cancelled(self, number: int) -> None:
-        # With a full outbox the child is stuck; it then finishes the run in vain.
-        with contextlib.suppress(trio.WouldBlock):
-            self._outbox.send_nowait(encode(Cancel(number), what="cancel"))
+            await self._connection.read()
+        finally:
+            self._connection.close()
+        # A process that closed its channel is of no more use, alive or not. Its end
+        # is `_own_process`'s to tell.
+        await trio.sleep(_EXIT_SECONDS)
+        await self._process.stop()
 
 
-def _remote_error(info: ErrorInfo, failures: dict[int, Exception]) -> RemoteError:
-    error = RemoteError(info.kinds[0], info.message, info.traceback)
-    if info.call is not None:
-        error.__cause__ = failures.get(info.call)
-    return error
+def check_greeting(hello: Hello | Unavailable) -> None:
+    """Check what a child says of itself first.
+
+    Raises:
+        BridgeUnavailableError: it cannot host dspy.
+        ProtocolError: it speaks another version of the protocol.
+    """
+    if isinstance(hello, Unavailable):
+        raise BridgeUnavailableError(hello.python, hello.problem, hello.remedy)
+    if hello.protocol != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"the child speaks protocol {hello.protocol}, not {PROTOCOL_VERSION}"
+        )
+
+
+def start_child(
+    python: str | None,
+    search_path: Sequence[str | Path],
+    *,
+    name: str,
+    channel: socket.socket,
+    mode: str,
+) -> ChildProcess:
+    """Start `child.py` under `python` (default: this interpreter).
+
+    Raises:
+        BridgeUnavailableError: there is no such interpreter.
+    """
+    program = python or sys.executable
+    paths = [str(path) for path in search_path]
+    try:
+        return ChildProcess.start(
+            [program, str(CHILD), mode, str(channel.fileno()), *paths],
+            name=name,
+            pass_fds=(channel.fileno(),),
+        )
+    except ChildStartError as error:
+        raise BridgeUnavailableError(
+            program, "it cannot be executed", "give the path of a Python"
+        ) from error
+
+
+def _cold_launcher(python: str | None, search_path: Sequence[str | Path]) -> "Launcher":
+    async def launch(name: str, channel: socket.socket) -> HostProcess:
+        return start_child(
+            python, search_path, name=name, channel=channel, mode="serve"
+        )
+
+    return launch

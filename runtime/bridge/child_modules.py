@@ -1,12 +1,17 @@
 """Building and running the hosted modules: by name, with parameters from the parent."""
 
 import importlib
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+from dspex.runtime.bridge.child_calls import Calls
 from dspex.runtime.bridge.child_engine import AsyncParentEngine, ParentEngine
-from dspex.runtime.bridge.errors import UnsupportedValueError
-from dspex.runtime.bridge.protocol import JSONObject, Run
-from dspex.runtime.bridge.values import pack, unpack
+from dspex.runtime.bridge.child_types import build_types
+from dspex.runtime.bridge.child_values import pack_value, unpack_value
+from dspex.runtime.bridge.protocol import JSONObject, Result, Run, ToolInfo
 
 # Any: dspy is not installed where the types of this file are checked.
 Dspy = Any
@@ -14,25 +19,87 @@ Dspy = Any
 MODEL_NAME = "dspex/parent"
 
 
-def run_module(run: Run, engine: ParentEngine) -> JSONObject:
-    """Run the module once with the parent's model and give its packed outputs."""
+@dataclass
+class Settings:
+    """What dspy is set to during a run, and what it counted."""
+
+    lm: Dspy
+    engine: ParentEngine
+    tracker: Dspy
+
+    def usage(self) -> "dict[str, int]":
+        """Give the tokens used, in the words of a provider's `Usage`."""
+        usage = dict(self.engine.usage)
+        if self.tracker is None:
+            return usage
+        for counts in self.tracker.get_total_tokens().values():
+            usage["input_tokens"] += counts.get("prompt_tokens") or 0
+            usage["output_tokens"] += counts.get("completion_tokens") or 0
+        return usage
+
+    @property
+    def calls(self) -> int:
+        """How many model calls were made."""
+        if self.tracker is None:
+            return self.engine.calls
+        return sum(len(entries) for entries in self.tracker.usage_data.values())
+
+
+def run_module(run: Run, calls: Calls) -> Result:
+    """Run the module once and give its packed outputs, usage and trace."""
     dspy: Dspy = importlib.import_module("dspy")
-    module = build_module(run, dspy)
-    inputs = unpack(run.inputs, tags=_tags(dspy))
-    lm = dspy.LM(
-        MODEL_NAME,
-        engine=engine,
-        async_engine=AsyncParentEngine(engine),
-        cache=False,
-        num_retries=0,  # the parent's provider retries
-        **unpack(run.lm),
-    )
-    with dspy.context(lm=lm, adapter=_adapter(run.adapter, dspy)):
+    module = build_module(run, calls, dspy)
+    inputs = unpack_value(run.inputs)
+    trace: list[Any] = []  # Any: dspy's trace entries
+    with configured(run, calls, dspy) as settings, _traced(run, trace, dspy):
         outputs = module(**inputs)
-    return pack_outputs(outputs, run.module, dspy)
+    calls.check(run.id)
+    return Result(
+        id=run.id,
+        outputs=_pack_outputs(outputs, run, dspy),
+        usage=settings.usage(),
+        model_calls=settings.calls,
+        trace=[_pack_step(step, module) for step in trace],
+    )
 
 
-def build_module(run: Run, dspy: Dspy) -> Dspy:
+@contextmanager
+def configured(run: Run, calls: Calls, dspy: Dspy) -> "Generator[Settings, None, None]":
+    """Set dspy to the run's model and adapter."""
+    engine = ParentEngine(
+        lambda request: calls.model(run.id, run.module, request),
+        json_schema=run.json_schema,
+        native_tools=run.native_tools,
+    )
+    options = unpack_value(run.lm)
+    adapter = _adapter(run.adapter, dspy)
+    if run.own_model is None:
+        lm = dspy.LM(
+            MODEL_NAME,
+            engine=engine,
+            async_engine=AsyncParentEngine(engine),
+            cache=False,
+            num_retries=0,  # the parent's provider retries
+            **options,
+        )
+        with dspy.context(lm=lm, adapter=adapter):
+            yield Settings(lm, engine, None)
+        return
+    lm = dspy.LM(run.own_model, **{"cache": False, **options})
+    with _tracker() as tracker, dspy.context(lm=lm, adapter=adapter):
+        yield Settings(lm, engine, tracker)
+
+
+# Any: dspy's context manager and trace entries.
+def _traced(run: Run, trace: "list[Any]", dspy: Dspy) -> Any:
+    return dspy.context(trace=trace) if run.trace else nullcontext()
+
+
+def _tracker() -> Any:  # Any: dspy's context manager
+    return importlib.import_module("dspy.utils.usage_tracker").track_usage()
+
+
+def build_module(run: Run, calls: Calls, dspy: Dspy) -> Dspy:
     """Build the module a run names and give it its parameters.
 
     Raises:
@@ -40,22 +107,16 @@ def build_module(run: Run, dspy: Dspy) -> Dspy:
         TypeError: it is not a module, or its arguments don't fit.
     """
     found = find(run.module, dspy)
-    config = unpack(run.config, tags=_tags(dspy))
-    if isinstance(found, type):
-        if run.signature is None:
-            module = found(**config)
-        else:
-            module = found(_signature(run, dspy), **config)
-    elif isinstance(found, dspy.Module):
+    if isinstance(found, dspy.Module):
         module = found.deepcopy()
+    elif isinstance(found, type):
+        module = _make(found, run, calls, dspy)
     else:
         return found
-    if not isinstance(module, dspy.Module):
-        raise TypeError(f"{run.module} is not a dspy module")
     if run.state is not None:
-        module.load_state(unpack(run.state))
+        module.load_state(unpack_value(run.state))
     if run.demos:
-        demos = [dspy.Example(**unpack(d, tags=_tags(dspy))) for d in run.demos]
+        demos = [dspy.Example(**unpack_value(demo)) for demo in run.demos]
         for predictor in module.predictors():
             predictor.demos = demos
     return module
@@ -69,22 +130,12 @@ def find(name: str, dspy: Dspy) -> Any:  # Any: a class, a module or a function
         TypeError: it is not callable.
     """
     module_name, colon, attribute = name.partition(":")
-    if not colon:
-        module_name, attribute = "dspy", name.removeprefix("dspy.")
-        if module_name == name or not name.startswith("dspy."):
-            raise LookupError(
-                f"{name!r} is neither dspy.NAME nor package.module:attribute"
-            )
-        found = dspy
+    if colon:
+        found = _import(module_name, name)
+    elif name.startswith("dspy."):
+        found, attribute = dspy, name.removeprefix("dspy.")
     else:
-        try:
-            found = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module_name.startswith(error.name):
-                raise
-            raise LookupError(
-                f"{name!r}: there is no module {module_name!r} on the search path"
-            ) from error
+        raise LookupError(f"{name!r} is neither dspy.NAME nor package.module:attribute")
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
@@ -95,32 +146,55 @@ def find(name: str, dspy: Dspy) -> Any:  # Any: a class, a module or a function
     return found
 
 
-def pack_outputs(outputs: Dspy, name: str, dspy: Dspy) -> JSONObject:
-    """Give the outputs of a module, or of a function that returned a mapping.
+def _import(module_name: str, name: str) -> Any:  # Any: a Python module
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise LookupError(
+            f"{name!r}: there is no module {module_name!r} on the search path"
+        ) from error
 
-    Raises:
-        UnsupportedValueError: one of them does not travel.
-        TypeError: neither a prediction nor a mapping.
-    """
-    if isinstance(outputs, dspy.Example):  # a Prediction is one
-        items = dict(outputs.items(include_dspy=False))
-    elif isinstance(outputs, dict):
-        items = outputs
+
+def _make(cls: Dspy, run: Run, calls: Calls, dspy: Dspy) -> Dspy:
+    arguments = unpack_value(run.config)
+    if run.tools:
+        arguments["tools"] = [_tool(tool, run, calls, dspy) for tool in run.tools]
+    if run.signature is None:
+        module = cls(**arguments)
     else:
-        raise TypeError(
-            f"{name} returned a {type(outputs).__name__}: "
-            "a step returns a dspy.Prediction or a dict of outputs by name"
-        )
-    return {
-        key: pack(value, f"output {key!r} of {name}", more=_more(dspy))
-        for key, value in items.items()
-    }
+        module = cls(_signature(run, dspy), **arguments)
+    if not isinstance(module, dspy.Module):
+        raise TypeError(f"{run.module} is not a dspy module")
+    return module
 
 
 def _signature(run: Run, dspy: Dspy) -> Dspy:
-    if run.instructions is None:
-        return dspy.Signature(run.signature)
-    return dspy.Signature(run.signature, run.instructions)
+    arguments = [run.signature]
+    if run.instructions is not None:
+        arguments.append(run.instructions)
+    return dspy.Signature(*arguments, custom_types=build_types(run.types))
+
+
+def _tool(info: ToolInfo, run: Run, calls: Calls, dspy: Dspy) -> Dspy:
+    def call(**arguments: Any) -> Any:  # Any: whatever the tool takes and gives
+        return calls.tool(run.id, info.name, arguments)
+
+    properties = info.parameters.get("properties", {})
+    types = build_types(
+        {
+            key: {**schema, "$defs": info.parameters.get("$defs", {})}
+            for key, schema in properties.items()
+        }
+    )
+    return dspy.Tool(
+        call,
+        name=info.name,
+        desc=info.description,
+        args=properties,
+        arg_types=types,
+    )
 
 
 def _adapter(name: "str | None", dspy: Dspy) -> Dspy:
@@ -136,21 +210,41 @@ def _adapter(name: "str | None", dspy: Dspy) -> Dspy:
     return adapters[name]()
 
 
-def _tags(dspy: Dspy) -> "dict[str, Any]":  # Any: what each tag makes
-    return {"$image": dspy.Image}
+def _pack_outputs(outputs: Dspy, run: Run, dspy: Dspy) -> JSONObject:
+    name = run.module
+    if inspect.isawaitable(outputs):
+        raise TypeError(f"{name} is async: give a function that is not")
+    items: dict[str, Any]  # Any: whatever the module gives
+    if isinstance(outputs, dspy.Example):  # a Prediction is one
+        items = dict(outputs.items(include_dspy=False))
+    elif type(outputs) is dict:
+        items = outputs
+    else:
+        items = {_only_output(outputs, run): outputs}
+    return {
+        key: pack_value(value, f"output {key!r} of {name}")
+        for key, value in items.items()
+    }
 
 
-def _more(dspy: Dspy) -> Any:  # Any: values.pack types it
-    def tag(value: Dspy) -> "JSONObject | None":
-        if isinstance(value, dspy.Image):
-            return {"$image": value.url}
-        if isinstance(value, dspy.Example):
-            return {
-                key: pack(item, key, more=tag)
-                for key, item in value.items(include_dspy=False)
-            }
-        if isinstance(value, (type, dspy.Module)):
-            raise UnsupportedValueError("an output", value)
-        return None
+def _only_output(outputs: object, run: Run) -> str:
+    declared = (run.signature or "").partition("->")[2]
+    names = [field.partition(":")[0].strip() for field in declared.split(",")]
+    if len(names) != 1 or not names[0]:
+        raise TypeError(
+            f"{run.module} returned a {type(outputs).__name__}: a step returns a "
+            "dspy.Prediction or a dict of outputs by name, or its one output"
+        )
+    return names[0]
 
-    return tag
+
+def _pack_step(step: Any, module: Dspy) -> JSONObject:  # Any: dspy's trace entry
+    predictor, inputs, prediction = step
+    names = {id(p): name for name, p in module.named_predictors()}
+    name = names.get(id(predictor), type(predictor).__name__)
+    outputs = dict(prediction.items(include_dspy=False))
+    return {
+        "predictor": name,
+        "inputs": pack_value(inputs, f"traced inputs of {name}"),
+        "outputs": pack_value(outputs, f"traced outputs of {name}"),
+    }

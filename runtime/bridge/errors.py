@@ -4,6 +4,11 @@ BridgeError
 ├── BridgeUnavailableError     the child cannot host dspy: missing, wrong version, ...
 ├── WorkerStartTimeoutError    the child did not say hello in time
 ├── WorkerDiedError            the child ended: a signal, an exit, a closed channel
+├── ForkFailedError            the system refused another process
+├── RunTimeoutError            a run took too long; its process was killed
+├── PoolFullError              the queue of the pool is full
+├── QueueTimeoutError          no process was free in time
+├── SessionWorkerUnavailableError  the process of a session is gone
 ├── ProtocolError              the child sent what the protocol does not know
 │   └── FrameTooLargeError     a message over the limit; it was not sent
 ├── UnsupportedValueError      a value that does not travel; it was not sent
@@ -63,6 +68,62 @@ class WorkerDiedError(BridgeError):
         self.status = status
         self.last_lines = last_lines
         self.request = request
+
+
+class ForkFailedError(BridgeError):
+    """The operating system refused to fork another process."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"no dspy process could be forked: {problem}")
+        self.problem = problem
+
+
+class RunTimeoutError(BridgeError):
+    """A run took longer than `seconds`; the process it ran in was killed."""
+
+    def __init__(self, module: str, seconds: float) -> None:
+        super().__init__(
+            f"{module} ran over its {seconds:g} s, its process was killed: "
+            "give the call a longer timeout"
+        )
+        self.module = module
+        self.seconds = seconds
+
+
+class PoolFullError(BridgeError):
+    """As many runs as allowed already wait for a process; nothing was started."""
+
+    def __init__(self, pool: str, limit: int) -> None:
+        super().__init__(
+            f"pool {pool!r} is full ({limit} runs wait): try later, or raise "
+            "queue_limit or max_size"
+        )
+        self.pool = pool
+        self.limit = limit
+
+
+class QueueTimeoutError(BridgeError):
+    """No process was free within `seconds`; the run was not started."""
+
+    def __init__(self, pool: str, module: str, seconds: float) -> None:
+        super().__init__(
+            f"{module} waited {seconds:g} s in pool {pool!r} and no process was free: "
+            "raise queue_timeout or max_size"
+        )
+        self.pool = pool
+        self.module = module
+        self.seconds = seconds
+
+
+class SessionWorkerUnavailableError(BridgeError):
+    """The process of a session ended, and its state with it.
+
+    The next call of the session starts a new one: build its state again first.
+    """
+
+    def __init__(self, session: str) -> None:
+        super().__init__(f"the dspy process of session {session!r} is gone")
+        self.session = session
 
 
 class ProtocolError(BridgeError):

@@ -6,6 +6,9 @@ by the side that asks: `Run.id` by the parent, `ModelCall.id` by the child. Valu
 packed by `values.pack` where the field says so.
 """
 
+import array
+import os
+import socket
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -14,11 +17,10 @@ from dspex.runtime.bridge.errors import ProtocolError
 from dspex.runtime.bridge.frames import frame
 
 PROTOCOL_VERSION: Final = 1
+RIGHTS_BYTES: Final = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 T = TypeVar("T")
-
-# Plain JSON, checked by whoever it is for.
-JSONObject = dict[str, Any]
+JSONObject = dict[str, Any]  # Any: plain JSON, checked by whoever it is for
 
 
 class _Message(
@@ -28,13 +30,23 @@ class _Message(
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An exception on its way: `kinds` are the names of its classes, nearest first."""
+    """An exception on its way: `kinds` are the names of its classes, nearest first.
+
+    `call` is the number of the model or tool call whose failure was the cause.
+    """
 
     kinds: list[str]
     message: str
     traceback: str = ""
     call: int | None = None
-    """The number of the model call whose failure was the cause."""
+
+
+class ToolInfo(msgspec.Struct, frozen=True):
+    """A tool of the parent: `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: JSONObject
 
 
 # From the parent.
@@ -55,6 +67,28 @@ class Run(_Message, frozen=True):
     lm: JSONObject = {}
     json_schema: bool = True
     native_tools: bool = False
+    tools: list[ToolInfo] = []
+    types: dict[str, JSONObject] = {}
+    own_model: str | None = None
+    trace: bool = False
+
+
+class Optimize(_Message, frozen=True):
+    """Run one of dspy's optimizers over the module that `program` names.
+
+    `program.inputs` are not used. `metric` is `package.module:attribute`; the
+    examples are packed, and `input_names` tell which of their fields are inputs.
+    """
+
+    id: int
+    optimizer: str
+    program: Run
+    metric: str
+    input_names: list[str]
+    trainset: list[JSONObject]
+    valset: list[JSONObject] | None = None
+    settings: JSONObject = {}
+    compile_settings: JSONObject = {}
 
 
 class ModelReply(_Message, frozen=True):
@@ -65,8 +99,16 @@ class ModelReply(_Message, frozen=True):
     error: ErrorInfo | None = None
 
 
+class ToolReply(_Message, frozen=True):
+    """The answer to `ToolCall` number `id`: a packed value or an error."""
+
+    id: int
+    value: Any = None  # Any: packed
+    error: ErrorInfo | None = None
+
+
 class Cancel(_Message, frozen=True):
-    """Nobody waits for run `id` any more: it makes no further model call."""
+    """Nobody waits for run `id` any more: it shall end, and `Ended` says when."""
 
     id: int
 
@@ -105,6 +147,28 @@ class ModelCall(_Message, frozen=True):
     request: JSONObject
 
 
+class ToolCall(_Message, frozen=True):
+    """Run `run` calls a tool of the parent; `arguments` are packed values."""
+
+    id: int
+    run: int
+    name: str
+    arguments: JSONObject
+
+
+class Progress(_Message, frozen=True):
+    """Something worth telling happened in run `id`; `event` is packed."""
+
+    id: int
+    event: JSONObject
+
+
+class Ended(_Message, frozen=True):
+    """The cancelled run `id` runs no more."""
+
+    id: int
+
+
 class Result(_Message, frozen=True):
     """Run `id` is done; `outputs` are packed values."""
 
@@ -112,6 +176,7 @@ class Result(_Message, frozen=True):
     outputs: JSONObject
     usage: dict[str, int]
     model_calls: int = 0
+    trace: list[JSONObject] = []
 
 
 class Failed(_Message, frozen=True):
@@ -127,13 +192,77 @@ class Pong(_Message, frozen=True):
     id: int
 
 
-ToChild = Run | ModelReply | Cancel | Ping
-ToParent = Hello | Unavailable | ModelCall | Result | Failed | Pong
+# Between the parent and a fork-server; descriptors travel beside the message.
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one forked process may use; None is no limit of ours.
+
+    `memory_bytes` is what it may allocate over what dspy takes. `cpu_seconds` is for
+    each run; over it the kernel kills the process. `processes` is how many processes
+    it and its descendants may be together.
+    """
+
+    memory_bytes: int | None = None
+    cpu_seconds: int | None = None
+    processes: int | None = None
+
+
+class Fork(_Message, frozen=True):
+    """Fork a process that serves on the channel; beside: channel, stderr."""
+
+    id: int
+    limits: Limits
+
+
+class Forked(_Message, frozen=True):
+    """`Fork` number `id` became process `pid`; beside: its pidfd."""
+
+    id: int
+    pid: int
+
+
+class ForkFailed(_Message, frozen=True):
+    """`Fork` number `id` did not work."""
+
+    id: int
+    problem: str
+
+
+class Reaped(_Message, frozen=True):
+    """Process `pid` and all it started are gone.
+
+    `status` is its exit status, or minus the signal that killed it.
+    """
+
+    pid: int
+    status: int
+
+
+ToChild = Run | Optimize | ModelReply | ToolReply | Cancel | Ping
+ToParent = (
+    Hello
+    | Unavailable
+    | ModelCall
+    | ToolCall
+    | Progress
+    | Result
+    | Failed
+    | Ended
+    | Pong
+)
+
+ToForkServer = Fork
+FromForkServer = Hello | Unavailable | Forked | ForkFailed | Reaped
 
 _encoder = msgspec.msgpack.Encoder()
 # The annotations are for type checkers, which don't take a union as a type here.
 _child_decoder: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 _parent_decoder: msgspec.msgpack.Decoder[ToParent] = msgspec.msgpack.Decoder(ToParent)
+_fork_decoder: msgspec.msgpack.Decoder[FromForkServer] = msgspec.msgpack.Decoder(
+    FromForkServer
+)
+_server_decoder: msgspec.msgpack.Decoder[ToForkServer] = msgspec.msgpack.Decoder(Fork)
 
 
 def encode(message: ToChild | ToParent, *, what: str) -> bytes:
@@ -166,6 +295,40 @@ def decode_in_parent(body: bytes) -> ToParent:
         ProtocolError: it is not a message for the parent.
     """
     return _decode(_parent_decoder, body)
+
+
+def encode_fork(message: ToForkServer | FromForkServer) -> bytes:
+    """Give a message for or from a fork-server; its socket keeps them apart."""
+    return _encoder.encode(message)
+
+
+def decode_in_fork_server(body: bytes) -> ToForkServer:
+    """Read what the parent sent to the fork-server.
+
+    Raises:
+        ProtocolError: it is no message for it.
+    """
+    return _decode(_server_decoder, body)
+
+
+def decode_from_fork_server(body: bytes) -> FromForkServer:
+    """Read what the fork-server sent.
+
+    Raises:
+        ProtocolError: it is no message of it.
+    """
+    return _decode(_fork_decoder, body)
+
+
+def descriptors(ancillary: "list[tuple[int, int, bytes]]") -> list[int]:
+    """Give the descriptors that came beside a message, closed for programs we start."""
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return list(fds)
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:

@@ -1,8 +1,9 @@
 """Values that cross the process boundary, the same on both sides; never pickle.
 
 JSON-like values, bytes and floats travel as they are; pydantic models as plain data
-(`model_dump`); dates, decimals, big integers and images by a tag, a dict with the one
-key `$...`. Sets become lists, tuples become lists, enum members their value.
+(`model_dump`); dates, decimals, big integers, images, sounds and conversations by a
+tag, a dict with the one key `$...`. Sets become lists, tuples become lists, enum
+members their value.
 """
 
 import datetime
@@ -10,6 +11,7 @@ import decimal
 import enum
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dspex.runtime.bridge.errors import UnsupportedValueError
@@ -24,6 +26,29 @@ _SCALARS: Final[tuple[Any, ...]] = (str, bool, int, float, bytes)
 
 Packed = Any  # Any: what msgpack holds, nested.
 
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image for a hosted module, by its URL or as a `data:` URI; dspy's Image."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A sound for a hosted module, base64 `data` in `audio_format`; dspy's Audio."""
+
+    data: str
+    audio_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The turns of a conversation, oldest first, each a dict of fields; dspy's."""
+
+    messages: tuple[Mapping[str, object], ...]
+
+
 _Pack = Callable[[Any], dict[str, Packed] | None]  # Any: asked about every value
 
 _TAGS: Final[dict[str, Callable[[Any], object]]] = {
@@ -34,6 +59,9 @@ _TAGS: Final[dict[str, Callable[[Any], object]]] = {
     "$decimal": decimal.Decimal,
     "$uuid": uuid.UUID,
     "$int": int,
+    "$image": Image,
+    "$audio": lambda fields: Audio(**fields),
+    "$history": lambda messages: History(tuple(unpack(messages))),
 }
 
 
@@ -52,7 +80,7 @@ def unpack(
     packed: Packed, *, tags: Mapping[str, Callable[[Any], object]] | None = None
 ) -> Any:  # Any: whatever was packed
     """Turn back what `pack` gave; `tags` are more tags than the ones known here."""
-    kind: type[object] = type(packed)
+    kind: Any = type(packed)  # Any: compared, nothing else
     if kind is list:
         return [unpack(item, tags=tags) for item in packed]
     if kind is not dict:
@@ -62,7 +90,7 @@ def unpack(
         content = packed[tag]
         if tag == "$dict":
             return {key: unpack(item, tags=tags) for key, item in content}
-        make = _TAGS.get(tag) or (tags or {}).get(tag)
+        make = (tags or {}).get(tag) or _TAGS.get(tag)
         if make is not None:
             return make(content)
     return {key: unpack(item, tags=tags) for key, item in packed.items()}
@@ -70,7 +98,7 @@ def unpack(
 
 # Any: it is asked what it is, step by step.
 def _pack(value: Any, path: str, more: _Pack | None, depth: int) -> Packed:
-    kind: type[object] = type(value)
+    kind: Any = type(value)  # Any: compared, nothing else
     if value is None or kind in (str, bool, float, bytes):
         return value
     if depth == 0:
@@ -138,4 +166,10 @@ def _tag(value: object) -> dict[str, Packed] | None:
         return {"$decimal": str(value)}
     if isinstance(value, uuid.UUID):
         return {"$uuid": str(value)}
+    if isinstance(value, Image):
+        return {"$image": value.url}
+    if isinstance(value, Audio):
+        return {"$audio": {"data": value.data, "audio_format": value.audio_format}}
+    if isinstance(value, History):
+        return {"$history": pack(value.messages, "history")}
     return None

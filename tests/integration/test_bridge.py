@@ -19,7 +19,9 @@ from dspex.runtime.bridge import (
     BridgeUnavailableError,
     DspyBridge,
     DspyCall,
+    DspyResult,
     FrameTooLargeError,
+    ModelHandler,
     RemoteError,
     UnsupportedValueError,
     WorkerDiedError,
@@ -115,6 +117,12 @@ async def bridge(node: Node, folder: Path) -> ActorRef[DspyBridge]:
     return await node.start(DspyBridge(search_path=[folder]), name="dspy")
 
 
+async def run(
+    bridge: ActorRef[DspyBridge], call: DspyCall, model: ModelHandler
+) -> DspyResult:
+    return await bridge.call(DspyBridge.run, call, model, timeout=20)
+
+
 def is_running(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -139,7 +147,7 @@ async def test_predict_asks_the_parents_model(bridge: ActorRef[DspyBridge]) -> N
         inputs={"question": "Capital of France?"},
         lm={"temperature": 0.5, "max_tokens": 77},
     )
-    result = await bridge.call(DspyBridge.run, call, model, timeout=20)
+    result = await run(bridge, call, model)
     assert result.outputs == {"answer": "Paris"}
     assert result.usage["input_tokens"] == 10
     assert result.usage["output_tokens"] == 5
@@ -160,7 +168,7 @@ async def test_typed_outputs_by_json_schema(bridge: ActorRef[DspyBridge]) -> Non
         inputs={"ticket": "All is lost"},
         adapter="json",
     )
-    result = await bridge.call(DspyBridge.run, call, model, timeout=20)
+    result = await run(bridge, call, model)
     assert result.outputs == {"reasoning": "it says so", "urgency": "high", "count": 3}
     (request,) = model.requests
     schema = request["output_schema"]["schema"]
@@ -185,8 +193,8 @@ async def test_runs_overlap_on_one_child(bridge: ActorRef[DspyBridge]) -> None:
         module="dspy.Predict", signature="question -> answer", inputs={"question": "?"}
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bridge.call, DspyBridge.run, call, together)
-        nursery.start_soon(bridge.call, DspyBridge.run, call, together)
+        nursery.start_soon(run, bridge, call, together)
+        nursery.start_soon(run, bridge, call, together)
     assert both == 2
 
 
@@ -196,7 +204,7 @@ async def test_prints_become_log_lines_and_corrupt_nothing(
     model = Model("[[ ## answer ## ]]\nquiet")
     call = DspyCall(module="users:Loud", inputs={"question": "?"})
     with structlog.testing.capture_logs() as logs:
-        result = await bridge.call(DspyBridge.run, call, model, timeout=20)
+        result = await run(bridge, call, model)
         pid = await bridge.call(DspyBridge.pid)
         await eventually(lambda: len(logs) >= 3)
     assert result.outputs == {"answer": "quiet"}
@@ -213,7 +221,7 @@ async def test_an_exception_arrives_with_its_traceback(
 ) -> None:
     call = DspyCall(module="users:fail", inputs={"text": "nothing here"})
     with pytest.raises(RemoteError, match="KeyError: 'nothing here'") as caught:
-        await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+        await run(bridge, call, no_model)
     assert caught.value.kind == "KeyError"
     assert 'users.py", line' in caught.value.remote_traceback
 
@@ -229,7 +237,7 @@ async def test_a_failed_model_call_is_the_cause(bridge: ActorRef[DspyBridge]) ->
         module="dspy.Predict", signature="question -> answer", inputs={"question": "?"}
     )
     with pytest.raises(RemoteError, match="slow down") as caught:
-        await bridge.call(DspyBridge.run, call, refuse, timeout=20)
+        await run(bridge, call, refuse)
     assert caught.value.kind == "dspy.utils.exceptions.LMRateLimitError"
     assert isinstance(caught.value.__cause__, RateLimitError)
 
@@ -261,12 +269,12 @@ async def test_too_large_either_way_is_refused_by_name_and_the_child_lives(
     pid = await bridge.call(DspyBridge.pid)
     call = DspyCall(module="users:fail", inputs={"text": "x" * (65 * 1024 * 1024)})
     with pytest.raises(FrameTooLargeError, match=r"the inputs of users:fail"):
-        await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+        await run(bridge, call, no_model)
     call = DspyCall(module="users:big", inputs={"size": 65 * 1024 * 1024})
     with pytest.raises(RemoteError, match="the result of users:big takes 68"):
-        await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+        await run(bridge, call, no_model)
     call = DspyCall(module="users:pid", inputs={})
-    result = await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+    result = await run(bridge, call, no_model)
     assert result.outputs == {"pid": pid}
 
 
@@ -275,7 +283,7 @@ async def test_an_input_that_does_not_travel_fails_only_its_caller(
 ) -> None:
     call = DspyCall(module="users:fail", inputs={"text": object()})
     with pytest.raises(UnsupportedValueError, match="input 'text' of users:fail"):
-        await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+        await run(bridge, call, no_model)
     assert bridge.is_alive
 
 
@@ -296,14 +304,14 @@ async def test_a_cancelled_callers_model_call_is_cancelled(
         module="dspy.Predict", signature="question -> answer", inputs={"question": "?"}
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bridge.call, DspyBridge.run, call, slow)
+        nursery.start_soon(run, bridge, call, slow)
         with trio.fail_after(10):
             await started.wait()
         nursery.cancel_scope.cancel()
     with trio.fail_after(1):
         await ended.wait()
     model = Model("[[ ## answer ## ]]\nnext")
-    result = await bridge.call(DspyBridge.run, call, model, timeout=20)
+    result = await run(bridge, call, model)
     assert result.outputs == {"answer": "next"}
 
 
@@ -325,7 +333,7 @@ async def test_the_childs_death_fails_every_caller_with_its_signal(
 
     async def expect_death(call: DspyCall) -> None:
         with pytest.raises(CalleeExitedError) as caught:
-            await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+            await run(bridge, call, no_model)
         reasons.append(caught.value.reason)
 
     async with trio.open_nursery() as nursery:
@@ -342,7 +350,7 @@ async def test_a_killed_actor_leaves_no_process_behind(
 ) -> None:
     pid = await bridge.call(DspyBridge.pid)
     call = DspyCall(module="users:grandchild", inputs={})
-    result = await bridge.call(DspyBridge.run, call, no_model, timeout=20)
+    result = await run(bridge, call, no_model)
     grandchild = result.outputs["pid"]
     assert isinstance(grandchild, int)
     assert is_running(pid)

@@ -1,0 +1,53 @@
+"""dspy's own types as values: Image, History, Example, Prediction, ToolCalls."""
+
+import importlib
+from typing import Any
+
+from dspex.runtime.bridge.values import Packed, pack, unpack
+
+Dspy = Any  # Any: dspy is not installed where the types of this file are checked
+
+
+def pack_value(value: object, path: str) -> Packed:
+    """Pack a value that may hold dspy's types; Examples become dicts of their fields.
+
+    Raises:
+        UnsupportedValueError: a part of it does not travel.
+    """
+    return pack(value, path, more=_tag)
+
+
+def unpack_value(packed: Packed) -> Any:  # Any: whatever was packed
+    """Unpack a value of the parent; its tags become dspy's types."""
+    dspy: Dspy = importlib.import_module("dspy")
+    return unpack(
+        packed,
+        tags={
+            "$image": dspy.Image,
+            "$audio": lambda fields: dspy.Audio(**fields),
+            "$history": lambda turns: dspy.History(messages=unpack_value(turns)),
+        },
+    )
+
+
+def _tag(value: Dspy) -> "dict[str, Packed] | None":
+    dspy: Dspy = importlib.import_module("dspy")
+    if isinstance(value, dspy.Image):
+        return {"$image": value.url}
+    if isinstance(value, dspy.Audio):
+        return {"$audio": {"data": value.data, "audio_format": value.audio_format}}
+    if isinstance(value, dspy.History):
+        return {"$history": pack_value(value.messages, "history")}
+    if isinstance(value, dspy.Example):
+        fields: dict[str, Packed] = pack_value(
+            dict(value.items(include_dspy=False)), "example"
+        )
+        return fields
+    if isinstance(value, dspy.ToolCalls):
+        return {
+            "tool_calls": [
+                {"name": call.name, "args": pack_value(call.args, call.name)}
+                for call in value.tool_calls
+            ]
+        }
+    return None

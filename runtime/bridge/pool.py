@@ -1,0 +1,360 @@
+"""DspyPool: processes that host dspy, as many as needed, under one actor.
+
+    DspyPool
+    ├── NAME.forks          the fork-server: imported dspy once
+    ├── NAME.1              a process, forked; one run at a time by default
+    └── NAME.2 ...
+
+The pool is a supervisor of its own kind: it traps exits, replaces what dies, and lets
+itself crash when processes cannot be started at all. What it decides about its size is
+in `pool_plan`, its queue in `pool_queue`.
+"""
+
+import itertools
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+import trio
+
+from dspex.runtime.actor import Actor, Leave, Refuse
+from dspex.runtime.bridge.bridge import DspyBridge, HostProcess
+from dspex.runtime.bridge.calls import (
+    DspyCall,
+    DspyResult,
+    ModelHandler,
+    Optimization,
+    OptimizedProgram,
+    ProgressHandler,
+    ToolHandler,
+)
+from dspex.runtime.bridge.errors import BridgeError, RunTimeoutError
+from dspex.runtime.bridge.fork_server import ForkServer
+from dspex.runtime.bridge.pool_queue import Job, PoolQueue
+from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
+from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
+from dspex.runtime.context import current_context
+from dspex.runtime.envelope import Deferred
+from dspex.runtime.errors import (
+    CallError,
+    CallTimeoutError,
+    DspexError,
+    StartError,
+)
+from dspex.runtime.messages import Exit
+from dspex.runtime.reasons import KILL, ExitReason, describe, is_orderly
+from dspex.runtime.ref import ActorRef
+
+_FORK_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 5.0
+_START_ATTEMPTS: Final = 3
+_BACKOFF_SECONDS: Final = 0.1
+_TICK_SECONDS: Final = 0.1
+
+T = TypeVar("T")
+log = structlog.get_logger("dspex")
+
+
+class DspyPool(Actor):
+    """Runs dspy modules and Python functions in processes of their own.
+
+    A run has a process to itself (unless `concurrency` says otherwise), so that what
+    kills one process fails one run. Over `max_size` runs wait in a bounded queue.
+    """
+
+    trap_exit = True
+
+    def __init__(
+        self,
+        settings: PoolSettings | None = None,
+        *,
+        python: str | None = None,
+        search_path: Sequence[str | Path] = (),
+    ) -> None:
+        """Say how many processes, under which limits, on which interpreter.
+
+        `search_path` are folders from which `package.module:attribute` is imported.
+        """
+        self._settings = settings or PoolSettings()
+        self._python = python
+        self._search_path = search_path
+        self._numbers = itertools.count(1)
+        self._workers = Workers(self._settings)
+        self._queue = PoolQueue(self._settings)
+        self._forks: ActorRef[ForkServer] | None = None
+        self._forks_ready = trio.Event()
+        self._failures = 0
+        self._counts = PoolStatistics()
+        self._stopping = False
+
+    async def init(self) -> None:
+        """Start the fork-server and the first processes, all at once.
+
+        Raises:
+            BridgeUnavailableError: the interpreter cannot host dspy.
+            StartError: a process did not start.
+        """
+        await self._start_forks()
+        errors: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._workers.wanted(queued=0)):
+                nursery.start_soon(self._start_first, errors)
+        if errors:
+            raise errors[0]
+        self.spawn(self._keep_house)
+
+    async def _start_first(self, errors: list[Exception]) -> None:
+        try:
+            await self._add_worker()
+        except (StartError, CallError, trio.TooSlowError) as error:
+            errors.append(error)
+
+    # What callers ask.
+
+    async def run(
+        self,
+        call: DspyCall,
+        on_model_call: ModelHandler,
+        on_tool_call: ToolHandler | None = None,
+    ) -> Deferred[DspyResult]:
+        """Run a hosted module or function; as `DspyBridge.run`, in a free process.
+
+        When the caller stops waiting, a queued run is dropped; a running one is told
+        to stop, and its process killed if it does not obey.
+
+        Raises:
+            PoolFullError: the queue is full; nothing was started.
+            QueueTimeoutError: no process was free in time; nothing was started.
+            RunTimeoutError: it took too long; its process was killed.
+            CalleeExitedError: its process died; `reason` is a `WorkerDiedError`.
+            SessionWorkerUnavailableError: the process of its session is gone.
+            RemoteError, UnsupportedValueError, FrameTooLargeError: as `DspyBridge`.
+        """
+
+        async def work(worker: ActorRef[DspyBridge], timeout: float) -> DspyResult:
+            return await worker.call(
+                DspyBridge.run, call, on_model_call, on_tool_call, timeout=timeout
+            )
+
+        return self._enqueue(call.module, call.timeout, call.session, work)
+
+    async def optimize(
+        self,
+        optimization: Optimization,
+        on_model_call: ModelHandler,
+        on_progress: ProgressHandler | None = None,
+    ) -> Deferred[OptimizedProgram]:
+        """Run a dspy optimizer in a free process; raises as `run`."""
+
+        async def work(
+            worker: ActorRef[DspyBridge], timeout: float
+        ) -> OptimizedProgram:
+            return await worker.call(
+                DspyBridge.optimize,
+                optimization,
+                on_model_call,
+                on_progress,
+                timeout=timeout,
+            )
+
+        timeout = optimization.timeout or self._settings.optimize_timeout
+        return self._enqueue(optimization.optimizer, timeout, None, work)
+
+    async def end_session(self, session: str) -> None:
+        """Forget a session; its process is free for others."""
+        self._workers.end_session(session)
+
+    async def statistics(self) -> PoolStatistics:
+        """Give the pool's counts, as of now."""
+        return self._workers.fill(self._counts, queued=len(self._queue))
+
+    async def pids(self) -> list[int]:
+        """Give the pids of the processes that take runs."""
+        return [worker.pid for worker in self._workers]
+
+    def _enqueue(
+        self,
+        what: str,
+        timeout: float | None,
+        session: str | None,
+        work: Callable[[ActorRef[DspyBridge], float], Awaitable[T]],
+    ) -> Deferred[T]:
+        try:
+            self._workers.check_session(session)
+            self._queue.check_room(self.name)
+        except BridgeError as error:
+            self._counts.rejected += 1
+            raise Refuse(error) from error
+        answer: Deferred[T] = self.deferred()
+        seconds = self._settings.run_timeout if timeout is None else timeout
+        now = trio.current_time()
+        context = current_context.get()
+        self._queue.put(Job(what, seconds, session, work, answer, context, now))
+        self._dispatch()
+        return answer
+
+    # Dispatch.
+
+    def _dispatch(self) -> None:
+        """Give waiting jobs to free processes, and start processes if needed."""
+        while (found := self._queue.take(self._workers.pick)) is not None:
+            job, worker = found
+            self._workers.assign(worker, job.session)
+            self.spawn(self._serve, job, worker)
+        if not self._stopping:
+            for _ in range(self._workers.missing(queued=len(self._queue))):
+                self._workers.starting += 1
+                self.spawn(self._start_worker)
+
+    async def _serve(self, job: Job, worker: PoolWorker) -> None:
+        current_context.set(job.context)
+        with trio.CancelScope() as scope:
+            job.answer.cancel_when_unwanted(scope)
+            try:
+                result = await job.work(worker.ref, job.timeout)
+            except CallTimeoutError:
+                self._counts.timed_out += 1
+                worker.kill()
+                job.answer.fail(RunTimeoutError(job.what, job.timeout))
+            except DspexError as error:
+                self._counts.failed += 1
+                job.answer.fail(error)
+            else:
+                self._counts.served += 1
+                job.answer.reply(result)
+        if scope.cancelled_caught:
+            self._counts.cancelled += 1
+            await self._settle(worker)
+        worker.release()
+        if not worker.is_retired and worker.is_worn_out(
+            self._settings, trio.current_time()
+        ):
+            self._recycle(worker)
+        self._dispatch()
+
+    def _recycle(self, worker: PoolWorker) -> None:
+        self._counts.recycled += 1
+        worker.retire()
+
+    async def _settle(self, worker: PoolWorker) -> None:
+        """Wait until a process has dropped a cancelled run; kill it if it does not."""
+        try:
+            await worker.ref.call(
+                DspyBridge.settle, timeout=self._settings.cancel_grace
+            )
+        except CallTimeoutError:
+            worker.kill()
+        except CallError:
+            pass  # it is dead already
+
+    # Processes come and go.
+
+    async def _start_forks(self) -> None:
+        name = f"{self.name}.forks"
+        server = ForkServer(python=self._python, search_path=self._search_path)
+        self._forks = await self.start_link(server, name=name)
+        self._forks_ready.set()
+
+    async def _start_worker(self) -> None:
+        current_context.set(None)  # the deadline of whoever made us grow is not ours
+        try:
+            await self._add_worker()
+        except (StartError, CallError, trio.TooSlowError) as error:
+            await self._start_failed(error)
+        else:
+            self._failures = 0
+        finally:
+            self._workers.starting -= 1
+        self._dispatch()
+
+    async def _add_worker(self) -> None:
+        with trio.fail_after(self._settings.start_timeout):
+            await self._forks_ready.wait()
+        bridge = DspyBridge(
+            launcher=self._fork, start_timeout=self._settings.start_timeout
+        )
+        name = f"{self.name}.{next(self._numbers)}"
+        ref = await self.start_link(bridge, name=name)
+        self._workers.add(PoolWorker(ref, await ref.call(DspyBridge.pid)))
+
+    async def _fork(self, name: str, channel: socket.socket) -> HostProcess:
+        assert self._forks is not None
+        return await self._forks.call(
+            ForkServer.fork,
+            name,
+            channel,
+            self._settings.limits,
+            timeout=_FORK_SECONDS,
+        )
+
+    async def _start_failed(self, error: Exception) -> None:
+        self._failures += 1
+        log.warning("dspy_process_not_started", pool=self.name, reason=describe(error))
+        if self._failures >= _START_ATTEMPTS:
+            raise error
+        if self._failures > 1 and self._forks is not None:
+            # It answers wrongly or not at all; the next one starts from nothing.
+            self._forks.exit(KILL)
+        await trio.sleep(_BACKOFF_SECONDS * 2**self._failures)
+
+    async def handle_info(self, message: object) -> None:
+        """Replace what died."""
+        if not isinstance(message, Exit) or message.ref is None:
+            return
+        if message.ref == self.ref:  # a task of its own crashed
+            raise Leave(message.reason)
+        if message.ref == self._forks:
+            self._forks_ready = trio.Event()
+            self._counts.fork_server_restarts += 1
+            self.spawn(self._start_forks)
+            return
+        worker = self._workers.remove(message.ref)
+        if worker is not None:
+            if not is_orderly(message.reason) and not worker.was_killed:
+                self._counts.died += 1
+            log.info(
+                "dspy_process_ended",
+                pool=self.name,
+                pid=worker.pid,
+                reason=describe(message.reason),
+            )
+        self._dispatch()
+
+    async def terminate(self, reason: ExitReason) -> None:
+        """End every process before the pool is gone, the fork-server last."""
+        self._stopping = True
+        workers = [worker.ref for worker in self._workers]
+        await self.end_children(workers, [_STOP_SECONDS] * len(workers))
+        if self._forks is not None:
+            await self.end_children([self._forks], [_STOP_SECONDS])
+
+    # Housekeeping.
+
+    async def _keep_house(self) -> None:
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            now = trio.current_time()
+            self._counts.queue_timeouts += self._queue.expire(now, self.name)
+            for worker in self._workers.to_ping(now):
+                if worker.is_worn_out(self._settings, now):
+                    self._recycle(worker)
+                else:
+                    self.spawn(self._ping, worker)
+            for worker in self._workers.surplus(queued=len(self._queue), now=now):
+                worker.retire()
+            self._dispatch()
+
+    async def _ping(self, worker: PoolWorker) -> None:
+        served = worker.served
+        try:
+            await worker.ref.call(DspyBridge.ping, timeout=self._settings.ping_timeout)
+        except CallTimeoutError:
+            # One that got work meanwhile may be busy, which is not sick.
+            if not worker.busy and worker.served == served:
+                log.warning("dspy_process_sick", pool=self.name, pid=worker.pid)
+                self._counts.unhealthy += 1
+                worker.kill()
+        except CallError:
+            pass  # it is dead already

@@ -1,0 +1,86 @@
+"""The runs that wait for a process, first come first served."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dspex.runtime.bridge.bridge import DspyBridge
+from dspex.runtime.bridge.errors import PoolFullError, QueueTimeoutError
+from dspex.runtime.bridge.pool_settings import PoolSettings
+from dspex.runtime.bridge.pool_worker import PoolWorker
+from dspex.runtime.context import MessageContext
+from dspex.runtime.envelope import Deferred
+from dspex.runtime.ref import ActorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run on its way: `work` does it on a process, `answer` is its caller."""
+
+    what: str
+    timeout: float
+    session: str | None
+    # Any: a result of `run` or of `optimize`; `answer` is of the same.
+    work: Callable[[ActorRef[DspyBridge], float], Awaitable[Any]]
+    answer: Deferred[Any]
+    context: MessageContext | None
+    queued_at: float
+
+
+class PoolQueue:
+    """A bounded queue; jobs whose callers are gone are never given out."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
+        self._jobs: deque[Job] = deque()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def check_room(self, pool: str) -> None:
+        """Check that one more may wait.
+
+        Raises:
+            PoolFullError: the queue is full, also without the abandoned jobs.
+        """
+        if len(self._jobs) >= self._settings.queue_limit:
+            self._drop_unwanted()
+        if len(self._jobs) >= self._settings.queue_limit:
+            raise PoolFullError(pool, self._settings.queue_limit)
+
+    def put(self, job: Job) -> None:
+        """Let a job wait; `check_room` comes first."""
+        self._jobs.append(job)
+
+    def take(
+        self, pick: Callable[[str | None], PoolWorker | None]
+    ) -> tuple[Job, PoolWorker] | None:
+        """Give the first job that some process is free for, and that process.
+
+        A job that waits for the process of its session lets others pass.
+        """
+        nobody_free = False
+        for index, job in enumerate(self._jobs):
+            if not job.answer.is_wanted or (nobody_free and job.session is None):
+                continue
+            worker = pick(job.session)
+            if worker is not None:
+                del self._jobs[index]
+                return job, worker
+            nobody_free = nobody_free or job.session is None
+        self._drop_unwanted()
+        return None
+
+    def expire(self, now: float, pool: str) -> int:
+        """Fail the jobs that have waited too long, and tell how many."""
+        seconds = self._settings.queue_timeout
+        late = [job for job in self._jobs if job.queued_at + seconds <= now]
+        for job in late:
+            self._jobs.remove(job)
+            job.answer.fail(QueueTimeoutError(pool, job.what, seconds))
+        return len(late)
+
+    def _drop_unwanted(self) -> None:
+        if any(not job.answer.is_wanted for job in self._jobs):
+            self._jobs = deque(job for job in self._jobs if job.answer.is_wanted)

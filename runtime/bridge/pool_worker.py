@@ -1,0 +1,194 @@
+"""The processes of a pool: which is free, how many there should be."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dspex.runtime.bridge.bridge import DspyBridge
+from dspex.runtime.bridge.errors import SessionWorkerUnavailableError
+from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
+from dspex.runtime.reasons import KILL, SHUTDOWN
+from dspex.runtime.ref import ActorRef
+
+
+@dataclass(eq=False, slots=True)
+class PoolWorker:
+    """One process and what the pool knows of it. A retired one takes no more runs."""
+
+    ref: ActorRef[DspyBridge]
+    pid: int
+    busy: int = 0
+    served: int = 0
+    is_retired: bool = False
+    was_killed: bool = False
+    born: float = field(default_factory=trio.current_time)
+    idle_since: float = field(default_factory=trio.current_time)
+    checked_at: float = field(default_factory=trio.current_time)
+
+    def kill(self) -> None:
+        """End it at once; its Exit message takes it off the list."""
+        self.is_retired = self.was_killed = True
+        self.ref.exit(KILL)
+
+    def release(self) -> None:
+        """Take note that a run ended."""
+        self.busy -= 1
+        self.served += 1
+        self.idle_since = trio.current_time()
+        if self.is_retired and not self.busy:
+            self.ref.exit(SHUTDOWN)
+
+    def retire(self) -> None:
+        """Let it end when its last run has ended."""
+        self.is_retired = True
+        if not self.busy:
+            self.ref.exit(SHUTDOWN)
+
+    def is_worn_out(self, settings: PoolSettings, now: float) -> bool:
+        """Whether it has served too often, lived too long or grown too large."""
+        most, age = settings.max_calls, settings.max_age
+        if most is not None and self.served >= most:
+            return True
+        if age is not None and now - self.born >= age:
+            return True
+        limit = settings.max_memory_bytes
+        return limit is not None and private_bytes(self.pid) > limit
+
+
+class Workers:
+    """All processes of a pool, and the arithmetic of its size."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.starting = 0
+        self._settings = settings
+        self._workers: list[PoolWorker] = []
+        self._sessions: dict[str, PoolWorker | None] = {}
+
+    def __iter__(self) -> Iterator[PoolWorker]:
+        return iter(list(self._workers))
+
+    def add(self, worker: PoolWorker) -> None:
+        """Count a process in."""
+        self._workers.append(worker)
+
+    def remove(self, ref: ActorRef[Any]) -> PoolWorker | None:  # Any: of any class
+        """Count a process out; its sessions are lost."""
+        for worker in self._workers:
+            if worker.ref == ref:
+                self._workers.remove(worker)
+                for session, owner in self._sessions.items():
+                    if owner is worker:
+                        self._sessions[session] = None
+                return worker
+        return None
+
+    # Which one.
+
+    def check_session(self, session: str | None) -> None:
+        """Check that the process of a session is there; a new one is fine.
+
+        Raises:
+            SessionWorkerUnavailableError: it is gone. Told once; then it is new.
+        """
+        if session is None or session not in self._sessions:
+            return
+        worker = self._sessions[session]
+        if worker is None or worker.is_retired:
+            del self._sessions[session]
+            raise SessionWorkerUnavailableError(session)
+
+    def pick(self, session: str | None) -> PoolWorker | None:
+        """Give a process with room for a run: the session's own, or the last used."""
+        owner = self._sessions.get(session) if session is not None else None
+        if owner is not None:
+            free = owner.busy < self._settings.concurrency and not owner.is_retired
+            return owner if free else None
+        used = sum(worker.busy > 0 for worker in self._workers)
+        candidates = [
+            worker
+            for worker in self._workers
+            if not worker.is_retired
+            and worker.busy < self._settings.concurrency
+            and (worker.busy or used < self._settings.max_size)
+        ]
+        # An unused process rather than a second run on a used one; of the unused
+        # ones the last used, so that the others may end.
+        return min(candidates, key=lambda w: (w.busy, -w.idle_since), default=None)
+
+    def assign(self, worker: PoolWorker, session: str | None) -> None:
+        """Count a run in, and tie its session to the process."""
+        worker.busy += 1
+        if session is not None:
+            if len(self._sessions) >= self._settings.session_limit:
+                self._sessions.pop(next(iter(self._sessions)))
+            self._sessions[session] = worker
+
+    def end_session(self, session: str) -> None:
+        """Forget a session."""
+        self._sessions.pop(session, None)
+
+    # How many.
+
+    def wanted(self, *, queued: int) -> int:
+        """How many processes there should be, spares included."""
+        settings = self._settings
+        busy = sum(worker.busy > 0 for worker in self._workers)
+        demand = busy + math.ceil(queued / settings.concurrency)
+        used = min(settings.max_size, max(settings.min_size, demand))
+        return used + settings.spares
+
+    def missing(self, *, queued: int) -> int:
+        """How many to start now."""
+        ready = sum(not worker.is_retired for worker in self._workers)
+        return max(0, self.wanted(queued=queued) - ready - self.starting)
+
+    def surplus(self, *, queued: int, now: float) -> list[PoolWorker]:
+        """Which idle processes are more than wanted, the longest idle first."""
+        live = [worker for worker in self._workers if not worker.is_retired]
+        idle_too_long = [
+            worker
+            for worker in live
+            if not worker.busy
+            and now - worker.idle_since >= self._settings.idle_timeout
+            and worker not in self._sessions.values()
+        ]
+        idle_too_long.sort(key=lambda worker: worker.idle_since)
+        return idle_too_long[: max(0, len(live) - self.wanted(queued=queued))]
+
+    def to_ping(self, now: float) -> list[PoolWorker]:
+        """Which idle processes are to be asked whether they live."""
+        due = [
+            worker
+            for worker in self._workers
+            if not worker.busy
+            and not worker.is_retired
+            and now - worker.checked_at >= self._settings.ping_interval
+        ]
+        for worker in due:
+            worker.checked_at = now
+        return due
+
+    def fill(self, counts: PoolStatistics, *, queued: int) -> PoolStatistics:
+        """Give the counts with what there is now."""
+        live = [worker for worker in self._workers if not worker.is_retired]
+        return replace(
+            counts,
+            size=len(live),
+            busy=sum(worker.busy > 0 for worker in live),
+            starting=self.starting,
+            queued=queued,
+        )
+
+
+def private_bytes(pid: int) -> int:
+    """Give the memory that only this process has; 0 when it is gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    lines = [line.split() for line in rollup.splitlines()]
+    return sum(int(line[1]) * 1024 for line in lines if line[0].startswith("Private_"))
