@@ -132,6 +132,11 @@ class DspyBridge(Actor):
         check_greeting(hello)
         log.info("dspy_process_started", actor=self.name, pid=self._process.pid)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process has closed its channel: it will take no more runs."""
+        return self._connection.ended.is_set()
+
     async def run(
         self,
         call: DspyCall,

@@ -277,7 +277,8 @@ class DspyPool(Actor):
         )
         name = f"{self.name}.{next(self._numbers)}"
         ref = await self.start_link(bridge, name=name)
-        self._workers.add(PoolWorker(ref, await ref.call(DspyBridge.pid)))
+        pid = await ref.call(DspyBridge.pid)
+        self._workers.add(PoolWorker(ref, bridge, pid))
 
     async def _fork(self, name: str, channel: socket.socket) -> HostProcess:
         assert self._forks is not None

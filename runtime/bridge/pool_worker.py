@@ -20,6 +20,7 @@ class PoolWorker:
     """One process and what the pool knows of it. A retired one takes no more runs."""
 
     ref: ActorRef[DspyBridge]
+    bridge: DspyBridge
     pid: int
     busy: int = 0
     served: int = 0
@@ -112,6 +113,7 @@ class Workers:
             worker
             for worker in self._workers
             if not worker.is_retired
+            and not worker.bridge.is_ending
             and worker.busy < self._settings.concurrency
             and (worker.busy or used < self._settings.max_size)
         ]

@@ -274,6 +274,9 @@ async def test_what_a_run_started_ends_with_its_process(
     for pid in await pool.call(DspyPool.pids):
         os.kill(pid, signal.SIGKILL)
     await gone(*outputs["pids"])
+    with trio.fail_after(5):
+        while (await pool.call(DspyPool.statistics)).died < 2:
+            await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
