@@ -13,6 +13,7 @@ in `pool_plan`, its queue in `pool_queue`.
 import itertools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,7 +36,6 @@ from dspex.runtime.bridge.fork_server import ForkServer
 from dspex.runtime.bridge.pool_queue import Job, PoolQueue
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
 from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
-from dspex.runtime.context import current_context
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import (
     CallError,
@@ -190,8 +190,7 @@ class DspyPool(Actor):
         answer: Deferred[T] = self.deferred()
         seconds = self._settings.run_timeout if timeout is None else timeout
         now = trio.current_time()
-        context = current_context.get()
-        self._queue.put(Job(what, seconds, session, work, answer, context, now))
+        self._queue.put(Job(what, seconds, session, work, answer, copy_context(), now))
         self._dispatch()
         return answer
 
@@ -202,14 +201,15 @@ class DspyPool(Actor):
         while (found := self._queue.take(self._workers.pick)) is not None:
             job, worker = found
             self._workers.assign(worker, job.session)
-            self.spawn(self._serve, job, worker)
+            # In the context of its own caller, whoever made us look.
+            job.context.run(self.spawn, self._serve, job, worker)
         if not self._stopping:
             for _ in range(self._workers.missing(queued=len(self._queue))):
                 self._workers.starting += 1
-                self.spawn(self._start_worker)
+                # The deadline of whoever made us grow is not the process's.
+                Context().run(self.spawn, self._start_worker)
 
     async def _serve(self, job: Job, worker: PoolWorker) -> None:
-        current_context.set(job.context)
         with trio.CancelScope() as scope:
             job.answer.cancel_when_unwanted(scope)
             try:
@@ -258,7 +258,6 @@ class DspyPool(Actor):
         self._forks_ready.set()
 
     async def _start_worker(self) -> None:
-        current_context.set(None)  # the deadline of whoever made us grow is not ours
         try:
             await self._add_worker()
         except (StartError, CallError, trio.TooSlowError) as error:
@@ -309,7 +308,7 @@ class DspyPool(Actor):
         if message.ref == self._forks:
             self._forks_ready = trio.Event()
             self._counts.fork_server_restarts += 1
-            self.spawn(self._start_forks)
+            Context().run(self.spawn, self._start_forks)
             return
         worker = self._workers.remove(message.ref)
         if worker is not None:

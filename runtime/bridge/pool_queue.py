@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,6 @@ from dspex.runtime.bridge.bridge import DspyBridge
 from dspex.runtime.bridge.errors import PoolFullError, QueueTimeoutError
 from dspex.runtime.bridge.pool_settings import PoolSettings
 from dspex.runtime.bridge.pool_worker import PoolWorker
-from dspex.runtime.context import MessageContext
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.ref import ActorRef
 
@@ -24,7 +24,7 @@ class Job:
     # Any: a result of `run` or of `optimize`; `answer` is of the same.
     work: Callable[[ActorRef[DspyBridge], float], Awaitable[Any]]
     answer: Deferred[Any]
-    context: MessageContext | None
+    context: Context
     queued_at: float
 
 
