@@ -25,6 +25,7 @@ from dspex.runtime.errors import (
     StartTimeoutError,
 )
 from dspex.runtime.messages import TIMEOUT, Down, Exit
+from dspex.runtime.named_ref import NamedRef
 from dspex.runtime.node import Node, open_node
 from dspex.runtime.reasons import Shutdown
 from dspex.runtime.ref import ActorRef
@@ -63,6 +64,7 @@ __all__ = [
     "MailboxFullError",
     "NameTakenError",
     "NameWaitTimeoutError",
+    "NamedRef",
     "NoProcessError",
     "Node",
     "Refuse",

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar, cast
 
@@ -24,6 +25,7 @@ _SECRET_NAME = re.compile(
 # Keys of providers and bearer headers inside longer texts.
 _SECRET_TEXT = re.compile(r"\b(?:sk|pk|ghp|xox[abp])[-_][\w-]{8,}|(?i:bearer)\s+\S+")
 _MAX_FIELDS = 20
+_MAX_FRAMES = 20
 _MAX_CHARACTERS = 200
 
 
@@ -71,6 +73,12 @@ def report_crash(
     if handling is not None:
         method = getattr(handling.method, "__name__", "?")
         last = f"{method}{summarise(handling.arguments)}"
+    # As text: loggers that render exceptions themselves may show local variables.
+    trace = (
+        "".join(traceback.format_exception(reason, limit=_MAX_FRAMES))
+        if isinstance(reason, BaseException)
+        else None
+    )
     log.error(
         "actor_crashed",
         actor=name,
@@ -78,7 +86,7 @@ def report_crash(
         reason=_cut(_SECRET_TEXT.sub(REDACTED, describe(reason))),
         last_message=last,
         state=summarise_state(actor),
-        exc_info=reason if isinstance(reason, BaseException) else None,
+        exception=None if trace is None else _SECRET_TEXT.sub(REDACTED, trace),
     )
 
 

@@ -12,6 +12,7 @@ import trio
 
 from dspex.runtime.actor import ActorT
 from dspex.runtime.errors import AlreadyStartedError, StartError, StartTimeoutError
+from dspex.runtime.named_ref import NamedRef
 from dspex.runtime.process import Process
 from dspex.runtime.ref import ActorRef, Turns
 from dspex.runtime.registry import Names, Registry
@@ -45,6 +46,10 @@ class Node:
     def registry(self) -> Registry:
         """The node's names."""
         return self._registry
+
+    def named(self, name: str, actor_class: type[ActorT]) -> NamedRef[ActorT]:
+        """Give a ref that looks `name` up at each use, typed by the actor's class."""
+        return NamedRef(name, self._registry)
 
     async def start(
         self,

@@ -174,23 +174,22 @@ class Process:
             return
         if isinstance(reason, str) and reason == KILL:
             self._end_now(KILLED)
-        elif self.actor.trap_exit:
+        else:
+            self._hear_exit(reason, sender)
+
+    def link_signal(self, reason: ExitReason, peer: "Process") -> None:
+        """Handle the exit of a linked process; even `kill` can be trapped then."""
+        if self.is_alive:
+            self._hear_exit(reason, peer)
+
+    def _hear_exit(self, reason: ExitReason, sender: object) -> None:
+        if self.actor.trap_exit:
             if sender is not None and sender is self.parent:
                 self.mailbox.put_system(ParentExit(reason))
             else:
                 ref = sender.ref if isinstance(sender, Process) else None
                 self.mailbox.put_signal(Info(Exit(ref, reason)))
         elif sender is self or not (isinstance(reason, str) and reason == NORMAL):
-            self._end_now(reason)
-
-    def link_signal(self, reason: ExitReason, peer: "Process") -> None:
-        """Handle the exit of a linked process."""
-        # Unlike exit/2, a link passes the reason `kill` on as a trappable one.
-        if not self.is_alive:
-            return
-        if self.actor.trap_exit or not (isinstance(reason, str) and reason == KILL):
-            self.signal(reason, sender=peer)
-        else:
             self._end_now(reason)
 
     def kill(self) -> None:
