@@ -3,13 +3,17 @@
 from dspex.providers.anthropic import Anthropic
 from dspex.providers.embedded import Embedded, EmbeddedServer
 from dspex.providers.errors import (
+    AllModelsFailedError,
     Attempt,
     AuthenticationError,
     BadRequestError,
+    BreakerOpenError,
+    BudgetExceededError,
     ConfigurationError,
     ConnectionFailedError,
     ContextLengthError,
     InvalidRequestError,
+    LimitExceededError,
     MalformedResponseError,
     MissingKeyError,
     MissingPackageError,
@@ -25,6 +29,8 @@ from dspex.providers.errors import (
     StatusError,
     UnsupportedError,
 )
+from dspex.providers.limiter import RateLimiter, SharedLimiter, as_caller
+from dspex.providers.limits import Limits
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import (
     Choice,
@@ -52,10 +58,13 @@ from dspex.providers.transport import Transport
 
 __all__ = [
     "LM",
+    "AllModelsFailedError",
     "Anthropic",
     "Attempt",
     "AuthenticationError",
     "BadRequestError",
+    "BreakerOpenError",
+    "BudgetExceededError",
     "Capabilities",
     "Choice",
     "ConfigurationError",
@@ -67,6 +76,8 @@ __all__ = [
     "FilePart",
     "ImagePart",
     "InvalidRequestError",
+    "LimitExceededError",
+    "Limits",
     "MalformedResponseError",
     "Message",
     "MissingKeyError",
@@ -81,11 +92,13 @@ __all__ = [
     "ProviderError",
     "ProviderTimeoutError",
     "RateLimitError",
+    "RateLimiter",
     "Request",
     "Response",
     "ResponseStream",
     "RetryPolicy",
     "ServerError",
+    "SharedLimiter",
     "StatusError",
     "StreamingLM",
     "TextDelta",
@@ -96,4 +109,5 @@ __all__ = [
     "Transport",
     "UnsupportedError",
     "Usage",
+    "as_caller",
 ]
