@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from dspex.runtime.engine import Program, Run
@@ -148,7 +149,7 @@ class AioRuntime:
         async with self._room:
             self._check()
             future: asyncio.Future[None] = self._loop.create_future()
-            job = Job(work, arguments, lambda job: self._finished(future, job))
+            job = Job(work, arguments, partial(self._finished, future))
             self._thread.submit(job)
             try:
                 await future
@@ -168,7 +169,7 @@ class AioRuntime:
         # The future that was awaited is cancelled; the job tells of its end by
         # another. A second cancellation ends this wait, too.
         ended: asyncio.Future[None] = self._loop.create_future()
-        job.finished = lambda job: self._finished(ended, job)
+        job.finished = partial(self._finished, ended)
         if not job.is_done:
             await ended
 

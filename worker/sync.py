@@ -104,9 +104,12 @@ class SyncRuntime:
         For what has no method here: an actor of your own, by
         `runtime.node.registry`. What it raises is raised here.
         """
+        hosted = self._hosted()
+        result: T
         if named:
-            return self._perform(call_named, work, self._hosted(), arguments, named)
-        result: T = self._perform(work, self._hosted(), *arguments)
+            result = self._perform(call_named, work, hosted, arguments, named)
+        else:
+            result = self._perform(work, hosted, *arguments)
         return result
 
     def _hosted(self) -> Runtime:

@@ -9,7 +9,7 @@ TRIAGE_BASE_URL.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -45,7 +45,7 @@ def model() -> LM | None:
 
 
 @asynccontextmanager
-async def lifespan(service: FastAPI) -> AsyncIterator[None]:
+async def lifespan(service: FastAPI) -> AsyncGenerator[None]:
     # Here and not at import: each worker process has a runtime of its own.
     async with dspex.aio.open_runtime(dspex.App(PROGRAM, lm=model())) as rt:
         service.state.runtime = rt

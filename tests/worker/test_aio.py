@@ -132,7 +132,7 @@ def test_context_variables_of_the_caller_reach_the_work() -> None:
                 request_id.set(name)
                 return await rt.call(read)
 
-            assert await asyncio.gather(ask("a"), ask("b")) == ["a", "b"]
+            assert list(await asyncio.gather(ask("a"), ask("b"))) == ["a", "b"]
 
     in_asyncio(main)
 

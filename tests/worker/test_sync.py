@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import dspex
-from dspex import App
+from dspex import App, Run
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
@@ -18,7 +18,11 @@ from tests.worker.test_aio import app
 
 def test_many_threads_share_one_runtime() -> None:
     with dspex.sync.open_runtime(app()) as rt, ThreadPoolExecutor(20) as pool:
-        runs = list(pool.map(lambda n: rt.run("triage", ticket=str(n)), range(100)))
+
+        def ask(n: int) -> Run:
+            return rt.run("triage", ticket=str(n))
+
+        runs = list(pool.map(ask, range(100)))
     assert {run.outputs["category"] for run in runs} == {"billing"}
 
 
