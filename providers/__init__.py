@@ -1,6 +1,10 @@
 """Model clients: one interface for every provider, alone or under supervision."""
 
 from dspex.providers.anthropic import Anthropic
+from dspex.providers.breaker import Breaker, BreakerState
+from dspex.providers.budget import Budget, Budgeted, Price, read_prices
+from dspex.providers.cache import Cached
+from dspex.providers.cache_stores import CacheStore, MemoryStore, SQLiteStore
 from dspex.providers.embedded import Embedded, EmbeddedServer
 from dspex.providers.errors import (
     AllModelsFailedError,
@@ -29,6 +33,7 @@ from dspex.providers.errors import (
     StatusError,
     UnsupportedError,
 )
+from dspex.providers.fallback import Fallback
 from dspex.providers.limiter import RateLimiter, SharedLimiter, as_caller
 from dspex.providers.limits import Limits
 from dspex.providers.lm import LM, Capabilities
@@ -63,8 +68,14 @@ __all__ = [
     "Attempt",
     "AuthenticationError",
     "BadRequestError",
+    "Breaker",
     "BreakerOpenError",
+    "BreakerState",
+    "Budget",
     "BudgetExceededError",
+    "Budgeted",
+    "CacheStore",
+    "Cached",
     "Capabilities",
     "Choice",
     "ConfigurationError",
@@ -73,12 +84,14 @@ __all__ = [
     "Delta",
     "Embedded",
     "EmbeddedServer",
+    "Fallback",
     "FilePart",
     "ImagePart",
     "InvalidRequestError",
     "LimitExceededError",
     "Limits",
     "MalformedResponseError",
+    "MemoryStore",
     "Message",
     "MissingKeyError",
     "MissingPackageError",
@@ -89,6 +102,7 @@ __all__ = [
     "OutputSchema",
     "PartialResponseError",
     "PermissionDeniedError",
+    "Price",
     "ProviderError",
     "ProviderTimeoutError",
     "RateLimitError",
@@ -97,6 +111,7 @@ __all__ = [
     "Response",
     "ResponseStream",
     "RetryPolicy",
+    "SQLiteStore",
     "ServerError",
     "SharedLimiter",
     "StatusError",
@@ -110,4 +125,5 @@ __all__ = [
     "UnsupportedError",
     "Usage",
     "as_caller",
+    "read_prices",
 ]
