@@ -11,7 +11,7 @@ from dspex.modules.run_lm import RunLM
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
 from dspex.runtime import ActorRef
-from dspex.runtime.bridge import DspyBridge, DspyCall
+from dspex.runtime.bridge import DspyCall, DspyPool
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
 from dspex.runtime.registry import Registry
 
@@ -99,11 +99,12 @@ class HostedBackend:
             inputs=inputs,
             json_schema=lm.capabilities.json_schema,
             native_tools=lm.capabilities.tools,
+            timeout=deadline - trio.current_time(),
         )
-        ref: ActorRef[DspyBridge] = await self._registry.wait_for(
+        ref: ActorRef[DspyPool] = await self._registry.wait_for(
             BRIDGE_NAME, deadline - trio.current_time()
         )
         result = await ref.call(
-            DspyBridge.run, call, complete, timeout=deadline - trio.current_time()
+            DspyPool.run, call, complete, timeout=deadline - trio.current_time()
         )
         return StepResult(result.outputs, lm.usage.to_json())

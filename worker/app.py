@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import structlog
 import trio
 
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
@@ -23,7 +24,7 @@ from dspex.providers.embedded import (
 )
 from dspex.providers.lm import LM
 from dspex.runtime import ActorRef, DspexError, Node, open_node
-from dspex.runtime.bridge import DspyBridge
+from dspex.runtime.bridge import BridgeUnavailableError, DspyPool, PoolSettings
 from dspex.runtime.engine import (
     Backend,
     Engine,
@@ -58,6 +59,13 @@ EMBEDDED: Final = "embedded"
 _INTENSITY: Final = 20
 _PERIOD_SECONDS: Final = 10.0
 _BRIDGE_SECONDS: Final = 90.0
+_BRIDGE_ATTEMPTS: Final = 10
+# A step's own deadline bounds its wait in the queue.
+_POOL: Final = PoolSettings(
+    min_size=1, max_size=4, spares=1, queue_limit=10_000, queue_timeout=3_600.0
+)
+
+log = structlog.get_logger("dspex")
 
 
 class RuntimeStoppedError(DspexError):
@@ -310,6 +318,12 @@ async def _watch_root(node: Node, root: ActorRef[Supervisor]) -> None:
         node.interrupt(RuntimeStoppedError(reason))
 
 
+def root_cause(error: Exception) -> Exception:
+    """Give what made a start fail: the innermost reason that is an error."""
+    reason: object = getattr(error, "reason", None)
+    return root_cause(reason) if isinstance(reason, Exception) else error
+
+
 def _supervisor(name: str, children: list[ChildSpec]) -> ChildSpec:
     def start() -> Supervisor:
         return Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
@@ -332,15 +346,22 @@ def _backends(node: Node, lm: LM) -> dict[str, Backend]:
     assert bridge is not None
 
     async def start_bridge() -> None:
-        if node.registry.whereis(BRIDGE_NAME) is None:
-            spec = ChildSpec(BRIDGE_NAME, DspyBridge, name=BRIDGE_NAME)
+        spec = ChildSpec(BRIDGE_NAME, DspyPool, (_POOL,), name=BRIDGE_NAME)
+        # From its first start on a supervisor replaces what dies; what dies before
+        # is replaced here.
+        for attempt in range(1, _BRIDGE_ATTEMPTS + 1):
+            if node.registry.whereis(BRIDGE_NAME) is not None:
+                return
             try:
                 await bridge.call(Supervisor.start_child, spec, timeout=_BRIDGE_SECONDS)
             except ChildStartError as error:
-                # What is wrong with the dspy process, not with its supervisor.
-                if isinstance(error.reason, DspexError):
-                    raise error.reason from error
-                raise
+                cause = root_cause(error)
+                if not isinstance(cause, DspexError) or (
+                    isinstance(cause, BridgeUnavailableError)
+                    or attempt == _BRIDGE_ATTEMPTS
+                ):
+                    raise cause from error
+                log.warning("dspy_not_started", reason=str(cause), attempt=attempt)
 
     return {
         "native": NativeBackend(registry=node.registry, supervisor=modules, lm=lm),

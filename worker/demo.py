@@ -1,5 +1,6 @@
 """`dspex demo`: the main job on the embedded model, then the same under fire."""
 
+import contextlib
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dspex.modules.hosted import BRIDGE_NAME
-from dspex.runtime.bridge import DspyBridge
+from dspex.runtime.bridge import DspyPool
 from dspex.runtime.engine import Program
 from dspex.worker.app import Runtime, open_runtime
 from dspex.worker.batch import Outcome, run_batch
@@ -36,7 +37,9 @@ async def run_demo() -> int:
     program = Program.load(folder / "program.yaml")
     rows = list(read_rows(folder / "tickets.jsonl"))
     started = time.monotonic()
-    console.print("Starting the embedded model (SmolLM2, 135M) and the dspy process …")
+    console.print(
+        "Starting the embedded model (SmolLM2, 135M) and the dspy processes …"
+    )
     async with open_runtime() as runtime:
         await runtime.load(program)
         console.print(f"Ready after {time.monotonic() - started:.1f} s. The tree:\n")
@@ -44,7 +47,7 @@ async def run_demo() -> int:
         calm = await _answer(console, runtime, program, rows, "Answering the tickets")
         print_runs(console, calm, title="Every ticket, two steps each")
         console.print(
-            "\nNow with faults: while tickets are in flight, the dspy process is\n"
+            "\nNow with faults: while tickets are in flight, the dspy processes are\n"
             "killed and the classify actor is crashed, twice each. What was paid for\n"
             "is kept.\n"
         )
@@ -91,9 +94,12 @@ async def _do_harm(console: Console, runtime: Runtime, program: Program) -> None
     for _ in range(_ROUNDS_OF_HARM):
         await _until_in_flight(runtime, "reply")
         bridge = await runtime.node.registry.wait_for(BRIDGE_NAME)
-        pid = await bridge.call(DspyBridge.pid)
-        os.kill(pid, signal.SIGKILL)
-        console.print(f"[yellow]killed[/yellow] the dspy process {pid} (SIGKILL)")
+        pids = await bridge.call(DspyPool.pids)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        listed = ", ".join(map(str, pids))
+        console.print(f"[yellow]killed[/yellow] the dspy processes {listed} (SIGKILL)")
         await _until_in_flight(runtime, "classify")
         name = f"{program.name}/classify"
         actor = await runtime.node.registry.wait_for(name)
