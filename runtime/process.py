@@ -557,6 +557,10 @@ class Process:
         elif self._links is not None:
             self._links.pop(peer, None)
 
+    def children(self) -> "list[ActorRef[Any]]":  # Any: of every class
+        """Give the refs of the live actors that it started with a link, in order."""
+        return [peer.ref for peer in self._links or () if peer.parent is self]
+
     def unlink(self, ref: ActorRef[Any]) -> None:  # Any: of every class
         """Take a link back, both ways."""
         peer = self.node.process_of(ref)

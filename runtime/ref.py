@@ -65,6 +65,10 @@ class Port(Protocol):
         """Wait until it has ended."""
         ...
 
+    def children(self) -> "list[ActorRef[Any]]":  # Any: of every class
+        """Give the refs of the live actors that it started with a link."""
+        ...
+
     def add_name(self, registry: Any, name: str) -> None:  # Any: a registry has refs
         """Take note of a name that must be freed at death."""
         ...

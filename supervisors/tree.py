@@ -71,6 +71,8 @@ def _tree(ref: ActorRef[Any], id: str, restarts: int) -> TreeNode:  # Any: of an
             )
             for child in actor.children_info()
         )
+    else:  # what a worker has started for itself, such as a pool its processes
+        children = tuple(_tree(c, c.name, 0) for c in ref.port.children())
     return TreeNode(
         ref.name, id, kind, ref.state, restarts, ref.mailbox.depth, children
     )

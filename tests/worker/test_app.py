@@ -1,0 +1,123 @@
+"""The runtime: programs on its tree, and the end of that tree."""
+
+import pytest
+import trio
+import trio.testing
+
+from dspex import Program, open_runtime
+from dspex.runtime.engine import ProgramError, StepFailedError
+from dspex.testing import ScriptedLM
+from dspex.worker.app import RuntimeStoppedError
+
+ANSWER = '{"category": "billing"}'
+
+
+def one_step(name: str = "p", *, timeout: float = 300.0) -> Program:
+    return Program.model_validate(
+        {
+            "name": name,
+            "steps": {
+                "classify": {
+                    "module": "Predict",
+                    "signature": "ticket -> category: Literal['billing', 'technical']",
+                    "options": {"timeout": timeout},
+                }
+            },
+        }
+    )
+
+
+async def test_a_program_runs_on_an_actor_of_its_own() -> None:
+    lm = ScriptedLM([ANSWER])
+    async with open_runtime(lm) as rt:
+        run = await rt.run(one_step(), ticket="My invoice is wrong")
+        assert run.outputs == {"category": "billing"}
+        (tree,) = [child for child in rt.tree().children if child.name == "modules"]
+        assert [child.name for child in tree.children] == ["p/classify"]
+        assert rt.in_flight == ()
+
+
+async def test_a_crashed_actor_costs_no_second_model_call(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lm = ScriptedLM([ANSWER], delay=2.0)
+    async with open_runtime(lm) as rt:
+        program = one_step()
+        await rt.load(program)
+
+        async def crash() -> None:
+            await trio.sleep(1)
+            actor = rt.node.registry.whereis("p/classify")
+            assert actor is not None
+            actor.exit("boom")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash)
+            run = await rt.run(program, ticket="My invoice is wrong")
+        assert run.outputs == {"category": "billing"}
+        assert run.steps[0].restarts == 1
+        assert len(lm.requests) == 1
+
+
+async def test_outputs_of_a_failed_run_raise_its_error() -> None:
+    async with open_runtime(ScriptedLM([OSError("no disk")])) as rt:
+        run = await rt.run(one_step(), ticket="x")
+        assert run.status == "failed"
+        with pytest.raises(
+            StepFailedError, match="'classify' failed: OSError: no disk"
+        ):
+            _ = run.outputs
+
+
+async def test_another_program_of_the_same_name_is_refused() -> None:
+    async with open_runtime(ScriptedLM(lambda _: ANSWER)) as rt:
+        await rt.run(one_step(), ticket="x")
+        await rt.run(one_step(), ticket="x")
+        with pytest.raises(ProgramError, match="another program named 'p' is loaded"):
+            await rt.run(one_step(timeout=7.0), ticket="x")
+
+
+async def test_a_tree_that_gave_up_ends_the_block_with_the_reason(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lm = ScriptedLM(lambda _: ANSWER, delay=60.0)
+
+    async def lose_the_root() -> None:
+        async with open_runtime(lm) as rt:
+            rt.root.exit("kill")
+            await rt.run(one_step(), ticket="x")
+
+    with pytest.raises(RuntimeStoppedError, match="killed"):
+        await lose_the_root()
+    assert trio.current_time() < 60
+
+
+async def test_a_thousand_runs_at_once_finish(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lm = ScriptedLM(lambda _: ANSWER, delay=1.0)
+    outputs: list[object] = []
+    async with open_runtime(lm) as rt:
+        program = one_step()
+
+        async def one() -> None:
+            outputs.append((await rt.run(program, ticket="x")).outputs["category"])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(1_000):
+                nursery.start_soon(one)
+    assert outputs == ["billing"] * 1_000
+
+
+async def test_cancelled_runs_leave_nothing_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    lm = ScriptedLM(lambda _: ANSWER, delay=10.0)
+    async with open_runtime(lm) as rt:
+        program = one_step()
+        for timeout in (0.0, 0.5, 5.0):
+            with trio.move_on_after(timeout) as scope:
+                await rt.run(program, ticket="x")
+            assert scope.cancelled_caught
+        assert rt.in_flight == ()
+        assert (await rt.run(program, ticket="x")).status == "succeeded"
