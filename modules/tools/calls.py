@@ -1,0 +1,89 @@
+"""Tool calls as a value: what a model wants done."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Self
+
+import json_repair
+import pydantic
+
+from dspex.modules.plain import is_list, is_object
+from dspex.providers.messages import ToolCall as ProviderCall
+
+
+class ToolCall(pydantic.BaseModel):
+    """One call: the tool's name and its arguments."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    name: str
+    args: dict[str, Any]  # Any: JSON
+    id: str | None = pydantic.Field(default=None, exclude=True)
+
+
+class ToolCalls(pydantic.BaseModel):
+    """The calls a model asks for: an output type. dspy's shape in JSON.
+
+    Read from `{"tool_calls": [...]}`, a list of calls, or a single one; a call is
+    `{"name", "args"}` or what OpenAI sends.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    tool_calls: tuple[ToolCall, ...]
+
+    @classmethod
+    def from_provider(cls, calls: Sequence[ProviderCall]) -> Self:
+        """Take the calls of a model's answer; arguments are repaired as JSON."""
+        return cls(
+            tool_calls=tuple(
+                ToolCall(name=c.name, args=read_arguments(c.arguments), id=c.id)
+                for c in calls
+            )
+        )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _normalize(cls, value: Any) -> Any:  # Any: before validation
+        if is_object(value):
+            if "tool_calls" in value:
+                return {**value, "tool_calls": _calls(value["tool_calls"])}
+            if "name" in value or "function" in value:
+                return {"tool_calls": _calls([value])}
+            return value
+        if is_list(value):
+            return {"tool_calls": _calls(value)}
+        return value
+
+
+def read_arguments(text: str) -> dict[str, Any]:  # Any: JSON
+    """Give the arguments that a model wrote as JSON, repaired where that is possible.
+
+    Raises:
+        ValueError: they are no JSON object.
+    """
+    try:
+        found: object = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        try:
+            found = json_repair.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+    if is_object(found):
+        return found
+    raise ValueError(f"arguments are no JSON object: {text[:200]!r}")
+
+
+def _calls(value: Any) -> Any:  # Any: before validation
+    return [_call(item) for item in value] if is_list(value) else value
+
+
+def _call(value: Any) -> Any:  # Any: before validation
+    if not is_object(value):
+        return value
+    function: object = value.get("function")
+    inner = function if is_object(function) else value
+    args = inner.get("args", inner.get("arguments"))
+    if isinstance(args, str):
+        args = read_arguments(args)
+    return {"name": inner.get("name"), "args": args, "id": value.get("id")}

@@ -1,0 +1,120 @@
+"""A function in a process of its own: it can be killed, and take nothing with it."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import trio
+
+from dspex.modules.tools import process_child
+from dspex.modules.tools.errors import (
+    ToolCrashedError,
+    ToolFailedError,
+    ToolTimeoutError,
+)
+from dspex.runtime.child_process import GUARD, ChildProcess
+
+_CHILD: Final = Path(process_child.__file__)
+_READ_BYTES: Final = 65_536
+_MAX_BYTES: Final = 10_000_000
+
+
+async def run_in_process(
+    name: str,
+    function: Callable[..., Any],  # Any: what the function takes and gives
+    arguments: Mapping[str, Any],  # Any: JSON
+    *,
+    timeout: float,
+    max_memory_mb: int | None = None,
+) -> Any:  # Any: JSON
+    """Run a function in a new process and give its result; kill it when time is up.
+
+    Raises:
+        ToolTimeoutError: no result in `timeout` seconds.
+        ToolCrashedError: the process died first, or its result was too large.
+        ToolFailedError: the function raised an exception.
+    """
+    job = {
+        "module": function.__module__,
+        "function": function.__qualname__,
+        "arguments": dict(arguments),
+        "path": [entry for entry in sys.path if entry],
+    }
+    return await run_job(name, job, timeout=timeout, max_memory_mb=max_memory_mb)
+
+
+async def run_job(
+    name: str,
+    job: Mapping[str, object],
+    *,
+    timeout: float,
+    max_memory_mb: int | None = None,
+) -> Any:  # Any: JSON
+    """Run a job of `process_child` in a new process; see `run_in_process`."""
+    result_read, result_write = os.pipe()
+    job_read, job_write = os.pipe()
+    try:
+        child = ChildProcess.start(
+            [
+                sys.executable,
+                "-I",
+                str(_CHILD),
+                str(GUARD),
+                str(result_write),
+                str(max_memory_mb or 0),
+            ],
+            name=f"tool {name}",
+            pass_fds=(result_write,),
+            stdin=job_read,
+        )
+    except BaseException:
+        os.close(result_read)
+        os.close(job_write)
+        raise
+    finally:
+        os.close(result_write)
+        os.close(job_read)
+    results = trio.lowlevel.FdStream(result_read)
+    jobs = trio.lowlevel.FdStream(job_write)
+    answer = b""
+    in_time = False
+    async with trio.open_nursery() as nursery, results:
+        nursery.start_soon(child.run)
+        nursery.start_soon(_send, jobs, json.dumps(job).encode())
+        with trio.move_on_after(timeout):
+            answer = await _receive(results)
+            in_time = True
+        nursery.cancel_scope.cancel()
+    if not in_time:
+        raise ToolTimeoutError(name, timeout)
+    return _read_answer(name, child, answer)
+
+
+async def _send(stream: trio.lowlevel.FdStream, data: bytes) -> None:
+    async with stream:
+        try:
+            await stream.send_all(data)
+        except trio.BrokenResourceError:
+            return  # the child died before it read its job; its status says why
+
+
+async def _receive(stream: trio.lowlevel.FdStream) -> bytes:
+    data = b""
+    while chunk := await stream.receive_some(_READ_BYTES):
+        data += chunk
+        if len(data) > _MAX_BYTES:
+            return b""
+    return data
+
+
+def _read_answer(name: str, child: ChildProcess, answer: bytes) -> Any:  # Any: JSON
+    if not answer:
+        tail = child.stderr_tail[-1] if child.stderr_tail else ""
+        raise ToolCrashedError(name, child.returncode or 0, tail)
+    found = cast(dict[str, Any], json.loads(answer))  # Any: JSON
+    if "error" in found:
+        raise ToolFailedError(name, found["error"], found["text"])
+    return found["result"]

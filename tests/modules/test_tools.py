@@ -1,0 +1,367 @@
+import os
+import time
+from typing import Any, Literal
+
+import pydantic
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+from dspex.modules import (
+    CalculationError,
+    Tool,
+    ToolRegistry,
+    calculator,
+    python_tool,
+    tool,
+)
+from dspex.modules.tools.arguments import first_misfit
+from dspex.modules.tools.errors import (
+    DuplicateToolError,
+    ToolArgumentsError,
+    ToolCrashedError,
+    ToolDefinitionError,
+    ToolDeniedError,
+    ToolFailedError,
+    ToolTimeoutError,
+    UnknownToolError,
+)
+from dspex.runtime import open_node
+
+NOTHING: dict[str, object] = {}
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    y: int = 0
+
+
+def search(query: str, k: int = 2, kind: Literal["web", "wiki"] = "web") -> list[str]:
+    """Search for passages.
+
+    And more of it.
+
+    Args:
+        query: what to look for
+        k (int): how many
+    """
+    return [f"{kind} {query}"] * k
+
+
+def test_schema_comes_from_annotations_and_docstring() -> None:
+    found = Tool(search)
+    assert found.description == "Search for passages."
+    assert found.schema == {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "what to look for"},
+            "k": {"type": "integer", "description": "how many"},
+            "kind": {"type": "string", "enum": ["web", "wiki"]},
+        },
+        "required": ["query"],
+        "additionalProperties": False,
+    }
+    assert found.usage == (
+        "search(query: str, k: int = ..., kind: Literal['web', 'wiki'] = ...)"
+    )
+
+
+async def test_arguments_are_validated_into_their_types() -> None:
+    def where(point: Point, scale: float = 1.0) -> str:
+        return f"{point.x * scale} {point.y}"
+
+    assert await Tool(where)(point={"x": 2}, scale=3) == "6.0 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "query is missing"),
+        ({"query": 5}, "query: 5 is not a string"),
+        ({"query": "q", "k": "2"}, "k: '2' is not an integer"),
+        ({"query": "q", "k": True}, "k: True is not an integer"),
+        ({"query": "q", "k": 1.5}, "k: 1.5 is not an integer"),
+        ({"query": "q", "kind": "mail"}, "kind: 'mail' is none of 'web', 'wiki'"),
+        ({"query": "q", "z": 1}, "z is unknown; there are query, k, kind"),
+    ],
+)
+async def test_wrong_arguments_say_what_and_show_the_usage(
+    arguments: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ToolArgumentsError) as caught:
+        await Tool(search).run(arguments)
+    assert problem in str(caught.value)
+    assert "Use search(query: str" in caught.value.observation
+    assert "\n" not in caught.value.observation
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "problem"),
+    [
+        ({"x": 1}, Point, None),
+        ({"x": "1"}, Point, "x: '1' is not an integer"),
+        ({}, Point, "x is missing"),
+        ([{"x": 1}, {}], list[Point], "[1].x is missing"),
+        ([1, "a"], list[int], "[1]: 'a' is not an integer"),
+        ([1, "a"], tuple[int, str], None),
+        (["1", "a"], tuple[int, str], "[0]: '1' is not an integer"),
+        (None, int | None, None),
+        ("x", int | None, "'x' is not an integer or a null"),
+        (1.0, int, None),
+        (True, float, "True is not a number"),
+        ({"a": 1}, dict[str, str], "a: 1 is not a string"),
+    ],
+)
+def test_json_values_are_checked_as_json(
+    value: object, annotation: Any, problem: str | None
+) -> None:
+    schema = pydantic.TypeAdapter(annotation).json_schema()
+    assert first_misfit(value, schema, schema) == problem
+
+
+async def test_exception_of_a_tool_is_one_line_without_a_traceback() -> None:
+    def broken() -> None:
+        raise KeyError("multi\nline")
+
+    with pytest.raises(ToolFailedError) as caught:
+        await Tool(broken).run({})
+    assert caught.value.observation == r"Error in broken: KeyError: 'multi\nline'"
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+async def test_async_tool_is_cancelled_at_its_timeout(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ended = False
+
+    async def slow() -> None:
+        nonlocal ended
+        try:
+            await trio.sleep(100)
+        finally:
+            ended = True
+
+    with pytest.raises(ToolTimeoutError, match="longer than 5s"):
+        await Tool(slow, timeout=5).run({})
+    assert ended
+    assert trio.current_time() == pytest.approx(5)
+
+
+async def test_sync_tool_does_not_block_the_loop() -> None:
+    def slow() -> str:
+        time.sleep(0.2)
+        return "done"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Tool(slow).run, NOTHING)
+        with trio.fail_after(0.15):
+            await trio.sleep(0.01)
+
+
+async def test_calls_beyond_the_limit_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow() -> None:
+        await trio.sleep(1)
+
+    limited = Tool(slow, max_concurrency=2)
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(limited.run, NOTHING)
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_only_idempotent_tools_are_retried() -> None:
+    calls = 0
+
+    def flaky() -> str:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise OSError("down")
+        return "up"
+
+    assert await Tool(flaky, retries=2, idempotent=True).run({}) == "up"
+    with pytest.raises(ToolDefinitionError, match="idempotent=True"):
+        Tool(flaky, retries=2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"), [(False, "was not allowed"), ("too dear", "too dear")]
+)
+async def test_approval_hook_can_refuse(answer: bool | str, problem: str) -> None:
+    ran = False
+
+    def act() -> None:
+        nonlocal ran
+        ran = True
+
+    async def approve(asked: Tool, arguments: Any) -> bool | str:
+        assert asked.name == "act"
+        return answer
+
+    with pytest.raises(ToolDeniedError, match=problem):
+        await Tool(act, approve=approve).run({})
+    assert not ran
+
+
+def test_what_cannot_be_a_tool_says_why() -> None:
+    def by_position(a: int, /) -> None: ...
+
+    def odd(a: pytest.Item) -> None: ...
+
+    with pytest.raises(ToolDefinitionError, match="by position only"):
+        Tool(by_position)
+    with pytest.raises(ToolDefinitionError, match="argument 'a' without JSON schema"):
+        Tool(odd)
+    with pytest.raises(ToolDefinitionError, match="needs a name"):
+        Tool(lambda: None)
+    with pytest.raises(ToolDefinitionError, match="importable module"):
+        Tool(by_name, backend="python")
+
+
+def by_name(a: int) -> int:
+    return a
+
+
+by_name.__module__ = "__main__"
+
+
+def test_decorator_takes_options() -> None:
+    @tool
+    def plain(a: int) -> int:
+        return a
+
+    @tool(name="other", timeout=5)
+    def named(a: int) -> int:
+        return a
+
+    assert (plain.name, named.name, named.timeout) == ("plain", "other", 5)
+
+
+async def test_registry_runs_tools_and_survives_their_failures() -> None:
+    def broken() -> None:
+        raise OSError("no disk")
+
+    async with open_node() as node:
+        ref = await node.start(ToolRegistry(), name="tools")
+        assert await ref.call(ToolRegistry.register, search) == "search"
+        assert await ref.call(ToolRegistry.register, broken, "disk") == "disk__broken"
+        found = await ref.call(ToolRegistry.lookup, "search")
+        assert await found.run({"query": "q", "k": 1}) == ["web q"]
+        with pytest.raises(ToolFailedError, match="no disk"):
+            await (await ref.call(ToolRegistry.lookup, "disk__broken")).run({})
+        assert ref.is_alive
+        listed = await ref.call(ToolRegistry.list_tools, "disk")
+        assert [handle.name for handle in listed] == ["disk__broken"]
+        with pytest.raises(DuplicateToolError):
+            await ref.call(ToolRegistry.register, search)
+        with pytest.raises(UnknownToolError, match="did you mean search"):
+            await ref.call(ToolRegistry.lookup, "serch")
+        await ref.call(ToolRegistry.unregister, "search")
+        with pytest.raises(UnknownToolError):
+            await found.run({"query": "q"})
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("25*4", 100),
+        ("sqrt(144)", 12),
+        ("2**10 - 1", 1023),
+        ("-3 // 2 + 7 % 4", 1),
+        ("max(1, 2.5, 2)", 2.5),
+        ("round(pi, 2)", 3.14),
+        ("factorial(5) ^ 1", 120),
+        ("2 ** -1", 0.5),
+    ],
+)
+def test_calculator_computes(expression: str, expected: float) -> None:
+    assert calculator(expression) == expected
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('os')",
+        "().__class__",
+        "abs.__self__",
+        "9**9**9",
+        "9**999999",
+        "(9**999)**999",
+        "factorial(100000)",
+        "factorial(-1)",
+        "1/0",
+        "(-8) ** 0.5",
+        "'a' * 9",
+        "[1, 2]",
+        "x + 1",
+        "open('f')",
+        "lambda: 1",
+        "1 if 1 else 2",
+        "max(*[1, 2])",
+        "sqrt(-1)",
+        "10.0 ** 400",
+        "",
+        "1 +",
+        "(" * 500 + "1" + ")" * 500,
+        "1+" * 600 + "1",
+        "True + 1",
+    ],
+)
+def test_d6_calculator_refuses_what_is_not_arithmetic(expression: str) -> None:
+    with pytest.raises(CalculationError):
+        calculator(expression)
+
+
+# --- processes
+
+
+def exits() -> None:
+    os._exit(7)
+
+
+def sleeps() -> None:
+    time.sleep(60)
+
+
+def doubles(x: int) -> int:
+    return 2 * x
+
+
+def raises() -> None:
+    raise ValueError("no")
+
+
+async def wanders(x: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return x
+
+
+async def test_process_tool_gives_its_result() -> None:
+    assert await Tool(doubles, backend="python").run({"x": 21}) == 42
+    assert await Tool(wanders, backend="python").run({"x": 1}) == 1
+    with pytest.raises(ToolFailedError, match="ValueError: no"):
+        await Tool(raises, backend="python").run({})
+
+
+async def test_d3_process_tool_that_exits_or_hangs_takes_nothing_with_it() -> None:
+    with pytest.raises(ToolCrashedError, match="ended with 7"):
+        await Tool(exits, backend="python").run({})
+    started = trio.current_time()
+    with pytest.raises(ToolTimeoutError):
+        await Tool(sleeps, backend="python", timeout=0.5).run({})
+    assert trio.current_time() - started < 5
+
+
+async def test_python_tool_runs_source_within_limits() -> None:
+    python = python_tool(timeout=10, max_memory_mb=300)
+    found = await python.run({"source": "print('hi')\nx = 6\nx * 7"})
+    assert found == {"printed": "hi\n", "value": "42"}
+    with pytest.raises(ToolFailedError, match="NameError"):
+        await python.run({"source": "nothing"})
+    with pytest.raises(ToolFailedError, match="MemoryError"):
+        await python.run({"source": "x = 'a' * 10**9"})
+    with pytest.raises((ToolCrashedError, ToolTimeoutError)):
+        await python_tool(timeout=3, cpu_seconds=1).run({"source": "while True: pass"})
