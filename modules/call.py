@@ -3,21 +3,96 @@
 The current call is found by a context variable, so that a user's `forward` does not
 have to hand it on. Tasks that a forward starts in its own nursery inherit it. Nothing
 of a call is kept on a module: concurrent calls of one module share nothing.
+
+What a forward did and finished (model calls, tool calls) is kept in the outermost
+call's memory. When a check fails, the forward runs again from its start, and what is
+in the memory is not done again: see `checks.py`.
 """
 
 import uuid
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from dspex.modules.errors import Attempt
+from dspex.modules.prediction import Prediction
 from dspex.providers.lm import LM
-from dspex.providers.messages import Usage
+from dspex.providers.messages import Choice, Usage
 
-# Puts something before a model: a journal, a limiter, a recorder.
-WrapLM: TypeAlias = Callable[[LM], LM]
+T = TypeVar("T")
+
+# A request's fingerprint, and how many equal ones came before it in this pass.
+Key: TypeAlias = tuple[str, int]
+
+
+class Effects(Protocol):
+    """What makes a run's calls once: the engine's journal, for one."""
+
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call, unless it has been made; give its result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """An answer that a check did not accept, and what it said."""
+
+    choice: Choice
+    message: str
+    outputs: Mapping[str, Any]  # Any: as the signature declares
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one call of a predictor."""
+
+    prediction: Prediction
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One call of a predictor in a run: what it got and gave."""
+
+    predictor: object
+    inputs: Mapping[str, Any]  # Any: as the signature declares
+    prediction: Prediction
+    key: Key
+    choice: Choice
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the outermost call did so far, over all passes of its forward."""
+
+    finished: dict[tuple[Key, int], object] = field(
+        default_factory=dict[tuple[Key, int], object]
+    )
+    feedback: dict[Key, list[Feedback]] = field(
+        default_factory=dict[Key, list[Feedback]]
+    )
+    # How often a check of a predictor's answer has failed, by its place.
+    failures: Counter[tuple[Key, int]] = field(default_factory=Counter[tuple[Key, int]])
+    # Of this pass only.
+    seen: Counter[str] = field(default_factory=Counter[str])
+    checked: Counter[Key] = field(default_factory=Counter[Key])
+    trace: list[TraceStep] = field(default_factory=list[TraceStep])
+    suggestions: list[str] = field(default_factory=list[str])
+
+    def start_pass(self) -> None:
+        """Forget what belongs to one pass; keep what was done."""
+        self.seen.clear()
+        self.checked.clear()
+        self.trace.clear()
+        self.suggestions.clear()
+
+    def key(self, fingerprint: str) -> Key:
+        """Give the key of the next request with this fingerprint."""
+        occurrence = self.seen[fingerprint]
+        self.seen[fingerprint] += 1
+        return (fingerprint, occurrence)
 
 
 @dataclass(slots=True)
@@ -25,21 +100,39 @@ class Call:
     """What one run of a module knows: its model, its trace id, what it took so far."""
 
     lm: LM | None = None
-    wrap_lm: WrapLM | None = None
+    effects: Effects | None = None
     trace_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     parent: "Call | None" = None
+    memory: Memory = field(default_factory=Memory)
     usage: Usage = field(default_factory=Usage)
-    attempts: list[Attempt] = field(default_factory=list[Attempt])
 
-    def add_usage(self, usage: Usage) -> None:
-        """Count what a model call took, in this call and in those around it."""
-        call: Call | None = self
-        while call is not None:
+    def add_usage(self, usage: Usage, *, remembered: bool = False) -> None:
+        """Count what a model call took, in this call and in those around it.
+
+        The outermost call has counted a remembered one when it was made.
+        """
+        call = self
+        while call.parent is not None:
             call.usage += usage
             call = call.parent
+        if not remembered:
+            call.usage += usage
+
+    async def perform(self, fingerprint: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work once in this run: a tool call, by its name and arguments."""
+        effect = (self.memory.key(fingerprint), 0)
+        if effect in self.memory.finished:
+            return cast(T, self.memory.finished[effect])
+        if self.effects is None:
+            result = await work()
+        else:
+            result = await self.effects.perform(fingerprint, work)
+        self.memory.finished[effect] = result
+        return result
 
 
 _CURRENT: ContextVar[Call | None] = ContextVar("dspex_call", default=None)
+_TRACES: ContextVar[list[TraceStep] | None] = ContextVar("dspex_trace", default=None)
 
 
 def current_call() -> Call | None:
@@ -49,21 +142,44 @@ def current_call() -> Call | None:
 
 @contextmanager
 def enter_call(
-    *, lm: LM | None = None, wrap_lm: WrapLM | None = None
+    *, lm: LM | None = None, effects: Effects | None = None
 ) -> Generator[Call]:
     """Run a block as a call inside the current one; what is None is inherited."""
     parent = _CURRENT.get()
     if parent is None:
-        call = Call(lm=lm, wrap_lm=wrap_lm)
+        call = Call(lm=lm, effects=effects)
     else:
         call = Call(
             lm=lm or parent.lm,
-            wrap_lm=wrap_lm or parent.wrap_lm,
+            effects=effects or parent.effects,
             trace_id=parent.trace_id,
             parent=parent,
+            memory=parent.memory,
         )
     token = _CURRENT.set(call)
     try:
         yield call
     finally:
         _CURRENT.reset(token)
+
+
+@contextmanager
+def record_trace() -> Generator[list[TraceStep]]:
+    """Record the predictor calls of the runs inside the block, in order.
+
+    A run adds its steps when its forward has ended well; those that a failed check
+    made undone are not among them.
+    """
+    steps: list[TraceStep] = []
+    token = _TRACES.set(steps)
+    try:
+        yield steps
+    finally:
+        _TRACES.reset(token)
+
+
+def keep_trace(call: Call) -> None:
+    """Add the steps of an outermost call to the trace that is being recorded."""
+    steps = _TRACES.get()
+    if steps is not None:
+        steps.extend(call.memory.trace)

@@ -8,18 +8,21 @@ DspexError
 │   ├── UnknownInputError
 │   └── InputTypeError
 ├── AdapterParseError          the model's answer does not fit the signature
+├── StateError                 a saved state does not fit the program
 ├── LMNotConfiguredError       a predictor has no model to call
 ├── UnknownModuleError         a program names a module that there is not
 ├── ConfigError                a setting of a predictor is unknown or out of range
+├── AssertionFailedError       an `ensure` or a check did not hold, retries included
 └── ForwardError               a module's forward has no result
     ├── ForwardResultError     it returned something else than a prediction
     ├── ForwardQueueFullError  too many wait for their turn
     └── ForwardTimeoutError    it took too long
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any
 
 from dspex.providers.messages import Usage
 from dspex.runtime.errors import DspexError
@@ -189,9 +192,54 @@ class AdapterParseError(DspexError):
         )
 
     @property
+    def complaint(self) -> str:
+        """What the model is told is wrong with its answer."""
+        what = f"`{self.field}`: {self.problem}" if self.field else self.problem
+        return f"{what} (expected {self.expected})" if self.expected else what
+
+    @property
     def usage(self) -> Usage:
         """What all attempts took together."""
         return sum((attempt.usage for attempt in self.attempts), start=Usage())
+
+
+class StateError(DspexError):
+    """A saved state does not fit what it is loaded into; nothing was changed."""
+
+    def __init__(self, target: str, problem: str) -> None:
+        super().__init__(f"cannot load the saved state: {target} {problem}")
+        self.target = target
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An answer that was read, and that a check did not accept: why."""
+
+    outputs: Mapping[str, Any]  # Any: as the signature declares
+    message: str
+
+
+class AssertionFailedError(DspexError):
+    """What had to hold did not, after every retry; `attempts` has all answers."""
+
+    def __init__(
+        self,
+        message: str,
+        attempts: tuple[FailedAttempt, ...] = (),
+        target: str | None = None,
+    ) -> None:
+        who = f" by {target}" if target else ""
+        tries = f" after {len(attempts)} answers{who}" if attempts else ""
+        super().__init__(f"not fulfilled{tries}: {message}")
+        self.message = message
+        self.attempts = attempts
+        self.target = target
+
+    @property
+    def last_outputs(self) -> Mapping[str, Any] | None:  # Any: as declared
+        """The outputs of the last answer that was not accepted."""
+        return self.attempts[-1].outputs if self.attempts else None
 
 
 class LMNotConfiguredError(DspexError):

@@ -1,24 +1,32 @@
 """Modules: what a user composes programs from."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, cast
 
 import trio
 
-from dspex.modules.call import WrapLM, enter_call
+from dspex.modules.adapters.protocol import Demo
+from dspex.modules.call import Call, Effects, enter_call, keep_trace
+from dspex.modules.checks import TryAgain, wants_another_pass
 from dspex.modules.errors import ForwardResultError
+from dspex.modules.plain import is_list, is_object
 from dspex.modules.prediction import Prediction
-from dspex.modules.signature import Inputs
+from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import LM
 
 
 class Module:
     """A unit with a `forward`, built from predictors and other modules.
 
-    Sub-modules are found in attributes, lists and dicts. Calling the module runs its
-    forward; `run` does the same for inputs that come as a mapping, and can set the
-    model that predictors without one of their own use.
+    Sub-modules are found in attributes, lists, tuples and dicts. Calling the module
+    runs its forward; `run` does the same for inputs that come as a mapping, and can set
+    the model that predictors without one of their own use.
+
+    A module whose `compiled` is true is frozen: optimizers and `named_predictors` of a
+    module around it pass it by, as in dspy.
     """
+
+    compiled: bool = False
 
     # Any: a subclass declares its own inputs; both checkers let it narrow these.
     async def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -30,26 +38,132 @@ class Module:
         return await self.run(inputs)
 
     async def run(
-        self, inputs: Inputs, *, lm: LM | None = None, wrap_lm: WrapLM | None = None
+        self, inputs: Inputs, *, lm: LM | None = None, effects: Effects | None = None
     ) -> Prediction:
         """Run `forward` on a mapping of inputs, and count what it took.
 
-        `lm` is the model of every predictor inside that has none of its own; `wrap_lm`
-        is put before whatever model is called inside, for journals and limits.
+        `lm` is the model of every predictor inside that has none of its own. Model and
+        tool calls inside go through `effects`, for a journal that makes each one once.
 
         Raises:
+            AssertionFailedError: an `ensure` in it did not hold, retries included.
             ForwardResultError: forward gave neither a Prediction nor a mapping.
             Exception: whatever forward raises.
         """
         started = trio.current_time()
-        with enter_call(lm=lm, wrap_lm=wrap_lm) as call:
-            found: object = await self.forward(**inputs)
+        with enter_call(lm=lm, effects=effects) as call:
+            found = await self._run_passes(call, inputs)
             if isinstance(found, Mapping):
                 found = Prediction(**found)
             if not isinstance(found, Prediction):
                 raise ForwardResultError(type(self).__name__, found)
+            if call.parent is None:
+                keep_trace(call)
+                found = found.replace(suggestions=tuple(call.memory.suggestions))
             return found.replace(
                 usage=call.usage,
                 seconds=trio.current_time() - started,
                 trace_id=call.trace_id,
             )
+
+    async def _run_passes(self, call: Call, inputs: Inputs) -> object:
+        """Run forward; the outermost one again for as long as a check asks for it."""
+        if call.parent is not None:
+            return await self.forward(**inputs)
+        while True:
+            try:
+                return await self.forward(**inputs)
+            except (TryAgain, BaseExceptionGroup) as error:
+                if not wants_another_pass(error):
+                    raise
+            call.memory.start_pass()
+
+    def named_predictors(self) -> list[tuple[str, "Predictor"]]:
+        """List the predictors by name: `first`, `second.predict`, `steps[0].predict`.
+
+        The names are dspy's; a bare Predict is `self`. One that is reachable twice has
+        the first of its names.
+        """
+        found: dict[int, tuple[str, Predictor]] = {}
+        for name, predictor in _walk(self):
+            found.setdefault(id(predictor), (name, predictor))
+        return list(found.values())
+
+    @property
+    def predictors(self) -> list["Predictor"]:
+        """The predictors, in the order of `named_predictors`."""
+        return [predictor for _, predictor in self.named_predictors()]
+
+    def copy(self) -> Self:
+        """Give a module that can be changed without changing this one.
+
+        Modules, and the lists and dicts that hold them, are copied; signatures,
+        demos, models and everything else is shared.
+        """
+        return cast(Self, _copy(self, {}))
+
+    def reset_copy(self) -> Self:
+        """Give a copy whose predictors have no demos."""
+        copied = self.copy()
+        for predictor in copied.predictors:
+            predictor.demos = ()
+        return copied
+
+
+class Predictor(Module):
+    """A module that asks a model: what optimizers change and what is saved.
+
+    Its parameters are the instructions in `signature`, the `demos` and the `settings`.
+    """
+
+    signature: Signature
+    demos: tuple[Demo, ...]
+    settings: dict[str, object]
+    lm: LM | None
+
+
+def _walk(module: Module) -> Iterator[tuple[str, Predictor]]:
+    if isinstance(module, Predictor):
+        yield "self", module
+    for name, value in vars(module).items():
+        yield from _walk_value(name, value)
+
+
+def _walk_value(name: str, value: object) -> Iterator[tuple[str, Predictor]]:
+    if isinstance(value, Predictor):
+        yield name, value
+    elif isinstance(value, Module):
+        if not value.compiled:
+            for inner, predictor in _walk(value):
+                yield f"{name}.{inner}", predictor
+    elif is_list(value) or isinstance(value, tuple):
+        for index, item in enumerate(cast(list[object], value)):
+            yield from _walk_value(f"{name}[{index}]", item)
+    elif is_object(value):
+        for key, item in value.items():
+            yield from _walk_value(f"{name}['{key}']", item)
+
+
+def _copy(value: object, done: dict[int, object]) -> object:
+    """Copy modules and the containers that hold them; share what is below."""
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, Module):
+        copied = object.__new__(type(value))
+        done[id(value)] = copied
+        for name, item in vars(value).items():
+            object.__setattr__(copied, name, _copy(item, done))
+        return copied
+    if is_list(value):
+        items: list[object] = []
+        done[id(value)] = items
+        items.extend(_copy(item, done) for item in value)
+        return items
+    if type(value) is tuple:
+        return tuple(_copy(item, done) for item in cast(tuple[object, ...], value))
+    if is_object(value) and type(value) is dict:
+        found: dict[str, object] = {}
+        done[id(value)] = found
+        found.update({key: _copy(item, done) for key, item in value.items()})
+        return found
+    return value

@@ -1,29 +1,30 @@
 """Predict: one model call, from typed inputs to typed outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
-import trio
 
 from dspex.modules.adapters.choice import choose_adapter
-from dspex.modules.adapters.protocol import Adapter, Demo, Reading
-from dspex.modules.call import Call, current_call, enter_call
+from dspex.modules.adapters.protocol import Adapter, Demo
+from dspex.modules.call import Answer, Call, TraceStep, current_call, enter_call
+from dspex.modules.checks import MAX_RETRIES, Check, first_problem_of
 from dspex.modules.errors import (
-    AdapterParseError,
-    Attempt,
+    AssertionFailedError,
     ConfigError,
+    FailedAttempt,
     InputError,
     LMNotConfiguredError,
 )
+from dspex.modules.exchange import Exchange
 from dspex.modules.fields import FieldType
-from dspex.modules.module import Module
+from dspex.modules.module import Predictor
 from dspex.modules.prediction import Prediction
-from dspex.modules.signature import Inputs, Signature, SignatureLike, to_signature
+from dspex.modules.signature import Inputs, SignatureLike, to_signature
 from dspex.providers.errors import InvalidRequestError
-from dspex.providers.lm import LM
-from dspex.providers.messages import Choice, Message, Request, Response, Usage
+from dspex.providers.lm import LM, Capabilities
+from dspex.providers.messages import Message, Request, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +43,15 @@ _LOWEST_DIVERSE: Final = 0.15
 _DIVERSE: Final = 0.7
 
 
-class Predict(Module):
+class Predict(Predictor):
     """Ask a model for the outputs of a signature, and give them typed.
 
     `adapter` is an adapter or its name ("chat", "json"); None takes the JSON adapter
     for models that follow a schema, else chat. `demos` are examples, mappings of field
     names to values. `repairs` is how often an answer that cannot be read is shown to
-    the model with what is wrong with it. Settings (`temperature`, `top_p`,
+    the model with what is wrong with it. `checks` are functions of the prediction that
+    give False, or a text that says what is wrong; such an answer is shown to the model
+    too, up to `check_retries` times. Settings (`temperature`, `top_p`,
     `max_tokens`, `stop`, `seed`, `n`, `extra`) go to the model; None leaves them to it.
 
     With `strict_inputs=False` inputs that are missing, unknown or of the wrong type are
@@ -67,21 +70,26 @@ class Predict(Module):
         adapter: Adapter | str | None = None,
         demos: Sequence[Demo] = (),
         repairs: int = 1,
+        checks: Sequence[Check] = (),
+        check_retries: int = MAX_RETRIES,
         strict_inputs: bool = True,
         custom_types: Mapping[str, FieldType] | None = None,
         **settings: object,
     ) -> None:
-        self.signature: Signature = to_signature(signature, custom_types=custom_types)
+        self.signature = to_signature(signature, custom_types=custom_types)
         self.lm = lm
         self.adapter = adapter
-        self.demos: tuple[Demo, ...] = tuple(demos)
+        self.demos = tuple(demos)
         self.repairs = repairs
+        self.checks = tuple(checks)
+        self.check_retries = check_retries
         self.strict_inputs = strict_inputs
         self.settings = check_settings(settings)
-        if repairs < 0:
-            raise ConfigError("repairs", repairs, "must not be negative")
+        for name, number in (("repairs", repairs), ("check_retries", check_retries)):
+            if number < 0:
+                raise ConfigError(name, number, "must not be negative")
         if isinstance(adapter, str):
-            choose_adapter(adapter, None)
+            choose_adapter(adapter, Capabilities())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.signature!r})"
@@ -93,6 +101,7 @@ class Predict(Module):
             InputError: the inputs do not fit the signature.
             LMNotConfiguredError: there is no model.
             AdapterParseError: no answer could be read, repairs included.
+            AssertionFailedError: no answer passed the checks, retries included.
             ProviderError: the model could not be called.
         """
         call = current_call()
@@ -106,44 +115,49 @@ class Predict(Module):
         lm = self.lm or call.lm
         if lm is None:
             raise LMNotConfiguredError(repr(self))
-        if call.wrap_lm is not None:
-            lm = call.wrap_lm(lm)
-        adapter = choose_adapter(self.adapter, lm.capabilities)
-        request = replace(
-            adapter.format(
-                self.signature,
-                demos=self.demos,
-                inputs=checked,
-                capabilities=lm.capabilities,
-            ),
-            **request_settings(self.settings),
+        adapter = choose_adapter(self.adapter, lm.capabilities, self.signature)
+        request = adapter.format(
+            self.signature,
+            demos=self.demos,
+            inputs=checked,
+            capabilities=lm.capabilities,
         )
-        attempts: list[Attempt] = []
+        if self.settings:
+            request = replace(request, **request_settings(self.settings))
+        memory = call.memory
+        key = memory.key(f"{lm.name} {request.fingerprint()}")
+        feedback = memory.feedback.get(key, [])
+        effect = (key, len(feedback))
+        answer = memory.finished.get(effect)
+        if isinstance(answer, Answer):
+            call.add_usage(answer.prediction.usage, remembered=True)
+        else:
+            for item in feedback:
+                request = adapter.repair(request, item.choice, item.message)
+            exchange = Exchange(call, lm, adapter, self.signature)
+            answer = await self._ask(exchange, request)
+            memory.finished[effect] = answer
+        memory.trace.append(
+            TraceStep(self, checked, answer.prediction, key, answer.choice)
+        )
+        return answer.prediction
+
+    async def _ask(self, exchange: Exchange, request: Request) -> Answer:
+        """Ask until an answer can be read and passes the checks."""
+        usage = Usage()
+        rejected: list[FailedAttempt] = []
         while True:
-            response = await complete(lm, request)
-            call.add_usage(response.usage)
-            reading = _read(adapter, self.signature, response)
-            if not isinstance(reading, _Unreadable):
-                break
-            attempts.append(reading.attempt(response))
-            call.attempts.append(attempts[-1])
-            if len(attempts) > self.repairs:
-                raise reading.error.after(attempts)
-            log.info(
-                "answer_unreadable",
-                signature=self.signature.signature,
-                field=reading.error.field,
-                problem=reading.error.problem,
-                attempt=len(attempts),
-            )
-            request = adapter.repair(request, reading.choice, reading.error)
-        return Prediction.of(
-            [found.outputs for found in reading],
-            usage=response.usage,
-            model=response.model,
-            attempts=attempts,
-            notes=[note for found in reading for note in found.notes],
-        )
+            answer = await exchange.ask(request, repairs=self.repairs)
+            usage += answer.prediction.usage
+            problem = first_problem_of(self.checks, answer.prediction)
+            if problem is None:
+                return replace(
+                    answer, prediction=answer.prediction.replace(usage=usage)
+                )
+            rejected.append(FailedAttempt(answer.prediction.outputs, problem))
+            if len(rejected) > self.check_retries:
+                raise AssertionFailedError(problem, tuple(rejected), repr(self))
+            request = exchange.adapter.repair(request, answer.choice, problem)
 
     def _check_inputs(self, inputs: Inputs) -> Inputs:
         try:
@@ -158,77 +172,6 @@ class Predict(Module):
                 if not field.is_required
             }
             return defaults | dict(inputs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """The answer that could not be read, and why."""
-
-    choice: Choice
-    error: AdapterParseError
-
-    def attempt(self, response: Response) -> Attempt:
-        return Attempt(
-            self.choice.text, str(self.error), response.usage, response.seconds
-        )
-
-
-def _read(
-    adapter: Adapter, signature: Signature, response: Response
-) -> list[Reading] | _Unreadable:
-    readings: list[Reading] = []
-    for choice in response.choices:
-        try:
-            readings.append(adapter.parse(signature, choice))
-        except AdapterParseError as error:
-            return _Unreadable(choice, _explain(error, choice))
-    return readings
-
-
-def _explain(error: AdapterParseError, choice: Choice) -> AdapterParseError:
-    """Say so where the answer is unreadable because it was cut short or refused."""
-    if choice.refusal is not None:
-        cause = f"the model refused: {choice.refusal}"
-    elif choice.finish_reason == "length":
-        cause = f"{error.problem}; the answer was cut off, raise max_tokens"
-    else:
-        return error
-    return error.because(cause)
-
-
-async def complete(lm: LM, request: Request) -> Response:
-    """Call the model; more choices than it gives at once are asked for side by side."""
-    most = max(1, lm.capabilities.max_n)
-    if request.n <= most:
-        return await lm.complete(request)
-    sizes = [most] * (request.n // most)
-    if request.n % most:
-        sizes.append(request.n % most)
-    responses: list[Response | None] = [None] * len(sizes)
-
-    async def ask(index: int) -> None:
-        part = replace(request, n=sizes[index])
-        if index and lm.capabilities.seed:
-            # Equal requests may be answered from one cache entry.
-            part = replace(part, seed=(request.seed or 0) + index)
-        responses[index] = await lm.complete(part)
-
-    started = trio.current_time()
-    try:
-        async with trio.open_nursery() as nursery:
-            for index in range(len(sizes)):
-                nursery.start_soon(ask, index)
-    except BaseExceptionGroup as group:
-        # One failed call fails them all; the first failure is the one to tell.
-        raise group.exceptions[0] from None
-    done = [response for response in responses if response is not None]
-    return Response(
-        tuple(choice for response in done for choice in response.choices),
-        sum((response.usage for response in done), start=Usage()),
-        done[0].model,
-        done[0].id,
-        trio.current_time() - started,
-    )
 
 
 def check_settings(settings: Mapping[str, object]) -> dict[str, object]:

@@ -19,7 +19,8 @@ class Prediction:
 
     `prediction["answer"]` reaches outputs whose name is taken by an attribute below.
     Two predictions are equal when their outputs are; those with a `score` also compare
-    by it, as in dspy.
+    by it, as in dspy. `facts` are what a module tells besides its outputs, such as
+    `steps` or `trajectory`; they are attributes too, and no part of the comparison.
 
     `completions` holds all outputs when more than one was asked for, the first one
     included. `usage` counts every model call, failed ones too; `seconds` is the time
@@ -32,6 +33,7 @@ class Prediction:
         "_outputs",
         "attempts",
         "completions",
+        "facts",
         "model",
         "notes",
         "seconds",
@@ -42,6 +44,7 @@ class Prediction:
 
     _outputs: Outputs
     completions: tuple[Outputs, ...]
+    facts: Mapping[str, Any]  # Any: each module has its own
     usage: Usage
     seconds: float
     trace_id: str | None
@@ -65,6 +68,7 @@ class Prediction:
         attempts: Sequence[Attempt] = (),
         notes: Sequence[str] = (),
         suggestions: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,  # Any: as above
     ) -> Self:
         """Build a prediction from its completions, the first of which it stands for."""
         made = cls.__new__(cls)
@@ -78,6 +82,7 @@ class Prediction:
             attempts=tuple(attempts),
             notes=tuple(notes),
             suggestions=tuple(suggestions),
+            facts=facts or {},
         )
         return made
 
@@ -90,6 +95,7 @@ class Prediction:
             "attempts": (),
             "notes": (),
             "suggestions": (),
+            "facts": {},
         }
         for name, value in (defaults | facts).items():
             object.__setattr__(self, name, value)
@@ -111,8 +117,10 @@ class Prediction:
     def __getattr__(self, name: str) -> Any:  # Any: as above
         if name.startswith("_"):
             raise AttributeError(name)
-        try:
+        if name in self._outputs:
             return self._outputs[name]
+        try:
+            return self.facts[name]
         except KeyError:
             names = ", ".join(self._outputs) or "none"
             raise AttributeError(
@@ -188,6 +196,7 @@ class Prediction:
             "model": self.model,
             "notes": list(self.notes),
             "suggestions": list(self.suggestions),
+            "facts": to_plain(dict(self.facts)),
         }
 
     @classmethod
@@ -213,6 +222,7 @@ class Prediction:
             model=data.get("model"),
             notes=data.get("notes", ()),
             suggestions=data.get("suggestions", ()),
+            facts=data.get("facts"),
         )
 
 

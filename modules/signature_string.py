@@ -7,17 +7,27 @@ name: what is neither builtin nor from `typing` comes as `custom_types`.
 """
 
 import ast
+import inspect
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, NoReturn, Optional, TypeAlias, Union
+from typing import (
+    Literal,
+    NoReturn,
+    Optional,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import pydantic
 
 from dspex.modules.errors import SignatureError, SignatureSyntaxError
 from dspex.modules.fields import Field, FieldType
-from dspex.modules.type_names import UnknownTypeNameError, find_type
+from dspex.modules.type_lookup import UnknownTypeNameError, find_type
 
 _EXAMPLE = 'Write it like "question, context: list[str] -> answer: str, score: float".'
 _PREFIX = "def f("
@@ -213,11 +223,20 @@ def is_type(value: FieldType) -> bool:
     """Whether pydantic can make a validator of it; a bare `Union` is none."""
     if isinstance(value, str) or value in (Literal, Optional, Union, typing.Annotated):
         return False
-    if isinstance(value, tuple | int | float | bytes):
+    if isinstance(value, tuple | int | float | bytes | typing.TypeVar):
         return False
+    if inspect.isfunction(value):  # NamedTuple and TypedDict themselves
+        return False
+    bare = get_origin(value) is not None and not get_args(value)
+    if bare and type(value) is not types.GenericAlias:
+        return False  # List, Dict, Callable without their arguments
+    return _has_validator(value)
+
+
+def _has_validator(value: FieldType) -> bool:
     try:
         pydantic.TypeAdapter(value)
-    except (pydantic.PydanticUserError, pydantic.errors.PydanticUndefinedAnnotation):
+    except (pydantic.PydanticUserError, NameError, TypeError):
         return False
     return True
 

@@ -11,8 +11,9 @@ from dspex.modules.adapters.prompt import (
     describe_fields,
     describe_value,
     fill_optional,
+    history_messages,
+    input_content,
     marker,
-    show_inputs,
     show_output,
 )
 from dspex.modules.adapters.protocol import Demo, Outputs, Reading
@@ -60,12 +61,12 @@ class ChatAdapter:
         system = self._systems.get(signature)
         if system is None:
             self._systems[signature] = system = _describe_task(signature)
-        asked = f"{show_inputs(signature, inputs)}\n\n{_reminder(signature)}"
         return Request(
             (
                 Message.system(system),
                 *demo_messages(signature, demos, write_outputs),
-                Message.user(asked.strip()),
+                *history_messages(signature, inputs, write_outputs),
+                Message.user(input_content(signature, inputs, _reminder(signature))),
             )
         )
 
@@ -92,12 +93,10 @@ class ChatAdapter:
             return reading
         return Reading(outputs, tuple(notes))
 
-    def repair(
-        self, request: Request, choice: Choice, error: AdapterParseError
-    ) -> Request:
+    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
         """Give the request that shows the model what is wrong with its answer."""
         reminder = "Write the whole answer again, each field under its marker."
-        return ask_again(request, choice, error, reminder)
+        return ask_again(request, choice, problem, reminder)
 
     def _read(
         self,

@@ -13,7 +13,8 @@ from dspex.modules.adapters.prompt import (
     describe_fields,
     describe_value,
     fill_optional,
-    show_inputs,
+    history_messages,
+    input_content,
 )
 from dspex.modules.adapters.protocol import Demo, Outputs, Reading
 from dspex.modules.adapters.schema import output_schema
@@ -53,12 +54,12 @@ class JSONAdapter:
         system = self._systems.get(signature)
         if system is None:
             self._systems[signature] = system = _describe_task(signature)
-        asked = f"{show_inputs(signature, inputs)}\n\n{_reminder(signature)}"
         return Request(
             (
                 Message.system(system),
                 *demo_messages(signature, demos, write_outputs),
-                Message.user(asked.strip()),
+                *history_messages(signature, inputs, write_outputs),
+                Message.user(input_content(signature, inputs, _reminder(signature))),
             ),
             output_schema=self._schema(signature) if capabilities.json_schema else None,
         )
@@ -83,11 +84,9 @@ class JSONAdapter:
                 raise
             return reading
 
-    def repair(
-        self, request: Request, choice: Choice, error: AdapterParseError
-    ) -> Request:
+    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
         """Give the request that shows the model what is wrong with its answer."""
-        return ask_again(request, choice, error, "Write the whole JSON object again.")
+        return ask_again(request, choice, problem, "Write the whole JSON object again.")
 
     def _schema(self, signature: Signature) -> OutputSchema | None:
         if signature not in self._schemas:
@@ -95,6 +94,14 @@ class JSONAdapter:
                 signature, max_string_length=self.max_string_length
             )
         return self._schemas[signature]
+
+    def read(self, signature: Signature, found: Outputs) -> Reading:
+        """Read the outputs from an object, such as the arguments of a tool call.
+
+        Raises:
+            AdapterParseError: an output is missing or wrong.
+        """
+        return self._read(signature, json.dumps(found, default=str), found, [])
 
     def _read(
         self, signature: Signature, text: str, found: Outputs, notes: list[str]

@@ -2,10 +2,11 @@
 
 import json
 import re
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import json_repair
 
+from dspex.modules.plain import is_object
 from dspex.modules.signature import Signature
 
 # Any: what a model wrote.
@@ -76,7 +77,7 @@ def without_thinking(text: str) -> str:
 
 
 def _as_object(value: object) -> JSONObject | None:
-    return cast(JSONObject, value) if isinstance(value, dict) else None
+    return value if is_object(value) else None
 
 
 def _load(text: str) -> object:

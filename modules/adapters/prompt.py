@@ -5,14 +5,15 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.adapters.values import show_value
-from dspex.modules.errors import AdapterParseError
 from dspex.modules.fields import Field
+from dspex.modules.media import History, Image
+from dspex.modules.plain import is_list
 from dspex.modules.signature import Inputs, Signature
-from dspex.providers.messages import Choice, Message, Request
+from dspex.providers.messages import Choice, Message, Part, Request, TextPart
 
 _CONSTRAINT_WORDS: Final[Mapping[str, str]] = {
     "gt": "more than {}",
@@ -73,13 +74,55 @@ def marker(name: str) -> str:
     return f"[[ ## {name} ## ]]"
 
 
-def show_inputs(signature: Signature, inputs: Inputs) -> str:
-    """Give the inputs under their markers; one that is not given is left out."""
-    return "\n\n".join(
-        f"{marker(name)}\n{show_value(field, inputs[name])}"
-        for name, field in signature.input_fields.items()
-        if name in inputs
-    )
+def input_content(
+    signature: Signature, inputs: Inputs, request: str = ""
+) -> str | tuple[Part, ...]:
+    """Give the inputs under their markers, then what is asked for.
+
+    One that is not given is left out. With images it is a message of several parts.
+    """
+    pieces: list[str | Part] = []
+    for name, field in signature.input_fields.items():
+        if name not in inputs or field.annotation is History:
+            continue
+        images = _images_in(inputs[name])
+        if images:
+            pieces.append(marker(name))
+            pieces.extend(image.to_part() for image in images)
+        else:
+            pieces.append(f"{marker(name)}\n{show_value(field, inputs[name])}")
+    if request:
+        pieces.append(request)
+    if all(isinstance(piece, str) for piece in pieces):
+        return "\n\n".join(cast(list[str], pieces))
+    return tuple(TextPart(p) if isinstance(p, str) else p for p in pieces)
+
+
+def history_messages(
+    signature: Signature, inputs: Inputs, write_outputs: OutputWriter
+) -> list[Message]:
+    """Give the turns of the conversation so far, from the input that holds it."""
+    turns: list[Message] = []
+    for name, field in signature.input_fields.items():
+        if field.annotation is not History or not isinstance(inputs.get(name), History):
+            continue
+        rest = signature.delete(name)
+        for turn in inputs[name].messages:
+            asked = {n: turn[n] for n in rest.input_fields if n in turn}
+            if asked:
+                turns.append(Message.user(input_content(rest, asked)))
+            if any(output in turn for output in rest.output_fields):
+                turns.append(Message.assistant(write_outputs(rest, turn)))
+    return turns
+
+
+def _images_in(value: object) -> list[Image]:
+    if isinstance(value, Image):
+        return [value]
+    if is_list(value):
+        found = [item for item in value if isinstance(item, Image)]
+        return found if len(found) == len(value) else []
+    return []
 
 
 def show_output(field: Field, outputs: Demo) -> str:
@@ -109,22 +152,22 @@ def demo_messages(
         else:
             continue
         shown = {name: demo[name] for name in inputs if name in demo}
-        turns.append(Message.user(note + show_inputs(signature, shown)))
+        turns.append(Message.user(_with_note(note, input_content(signature, shown))))
         turns.append(Message.assistant(write_outputs(signature, demo)))
     return [*partial, *complete]
 
 
-def ask_again(
-    request: Request, choice: Choice, error: AdapterParseError, reminder: str
-) -> Request:
+def _with_note(note: str, content: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
+    if isinstance(content, str):
+        return note + content
+    return (TextPart(note), *content) if note else content
+
+
+def ask_again(request: Request, choice: Choice, problem: str, reminder: str) -> Request:
     """Give the conversation with the bad answer and what is wrong with it."""
-    what = f"`{error.field}`: {error.problem}" if error.field else error.problem
-    expected = f" (expected {error.expected})" if error.expected else ""
-    complaint = Message.user(
-        f"That answer cannot be used. {what}{expected}\n{reminder}"
-    )
+    complaint = f"That answer is not accepted: {problem}\n{reminder}"
     said = [Message.assistant(choice.text)] if choice.text.strip() else []
-    return with_messages(request, [*request.messages, *said, complaint])
+    return with_messages(request, [*request.messages, *said, Message.user(complaint)])
 
 
 def with_messages(request: Request, messages: Sequence[Message]) -> Request:

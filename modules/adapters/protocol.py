@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from dspex.modules.errors import AdapterParseError
 from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Choice, Request
@@ -52,8 +51,6 @@ class Adapter(Protocol):
         """
         ...
 
-    def repair(
-        self, request: Request, choice: Choice, error: AdapterParseError
-    ) -> Request:
+    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
         """Give the request that shows the model what is wrong with its answer."""
         ...

@@ -11,12 +11,13 @@ import inspect
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import json_repair
 import pydantic
 
 from dspex.modules.fields import Field, FieldType
+from dspex.modules.plain import is_list
 from dspex.modules.signature import first_problem
 from dspex.modules.type_names import is_union
 
@@ -32,8 +33,8 @@ def show_value(field: Field, value: object) -> str:
     """Give a value as the text that stands under its field's marker."""
     if isinstance(value, str):
         return value
-    if field.annotation is str and issubclass(type(value), list | tuple):
-        return _passages(cast(Sequence[object], value))
+    if field.annotation is str and is_list(value):
+        return _passages(value)
     plain = to_plain(value)
     if isinstance(plain, dict | list):
         return json.dumps(plain, ensure_ascii=False)

@@ -1,6 +1,6 @@
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar, cast
 
 import pydantic
 import pytest
@@ -20,7 +20,7 @@ from dspex.modules import (
     Prediction,
     Signature,
 )
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import Capabilities
 from dspex.providers.messages import (
     Choice,
     Message,
@@ -30,6 +30,7 @@ from dspex.providers.messages import (
 )
 from dspex.testing import ScriptedLM
 
+T = TypeVar("T")
 JSON = Capabilities(json_schema=True, tools=False)
 CHAT = Capabilities(json_schema=False, tools=False)
 
@@ -218,39 +219,25 @@ async def test_model_of_the_call_is_used_where_the_predictor_has_none() -> None:
     assert (await Predict("q -> a", lm=own).run({"q": "?"}, lm=ambient)).a == "own"
 
 
-class Wrapped:
-    def __init__(self, inner: LM) -> None:
-        self.inner = inner
-        self.calls = 0
+class Journal:
+    """Makes each call once, as the engine does."""
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
+    def __init__(self) -> None:
+        self.results: dict[str, object] = {}
 
-    @property
-    def capabilities(self) -> Capabilities:
-        return self.inner.capabilities
-
-    async def complete(
-        self,
-        request: Request | str | Sequence[Message],
-        *,
-        timeout: float | None = None,
-    ) -> Response:
-        self.calls += 1
-        return await self.inner.complete(request, timeout=timeout)
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        if fingerprint not in self.results:
+            self.results[fingerprint] = await call()
+        return cast(T, self.results[fingerprint])
 
 
-async def test_every_model_call_goes_through_the_wrapper() -> None:
-    own = chatty(chat(a="own"))
-    made: list[Wrapped] = []
-
-    def wrap(lm: LM) -> LM:
-        made.append(Wrapped(lm))
-        return made[-1]
-
-    await Predict("q -> a", lm=own).run({"q": "?"}, wrap_lm=wrap)
-    assert [(wrapped.inner, wrapped.calls) for wrapped in made] == [(own, 1)]
+async def test_model_calls_go_through_the_journal() -> None:
+    lm = chatty("no idea", chat(a="once"))
+    journal = Journal()
+    for _ in range(3):
+        prediction = await Predict("q -> a", lm=lm).run({"q": "?"}, effects=journal)
+        assert prediction.a == "once"
+    assert len(lm.requests) == len(journal.results) == 2
 
 
 async def test_settings_reach_the_request() -> None:
