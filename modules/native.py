@@ -6,6 +6,7 @@ from typing import Any, Final
 import trio
 
 from dspex.modules.actor import ModuleActor
+from dspex.modules.chain_of_thought import ChainOfThought
 from dspex.modules.errors import ConfigError, UnknownModuleError
 from dspex.modules.module import Module
 from dspex.modules.predict import Predict
@@ -19,7 +20,10 @@ from dspex.supervisors import ChildSpec, DynamicSupervisor
 
 ModuleFactory = Callable[..., Module]
 
-NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {"Predict": Predict}
+NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {
+    "ChainOfThought": ChainOfThought,
+    "Predict": Predict,
+}
 """What a step's `module` can name with the native backend."""
 
 
@@ -67,8 +71,10 @@ class NativeBackend:
             SignatureError: the signature does not parse.
             ConfigError: the module does not take such a config.
         """
-        self._make(step)
-        return shape_of(signature_of(step))
+        module = self._make(step)
+        # What a module adds, such as the reasoning, is in its own signature.
+        signature: Signature = getattr(module, "signature", signature_of(step))
+        return shape_of(signature)
 
     def _make(self, step: Step) -> Module:
         factory = self._modules.get(step.module)

@@ -1,0 +1,23 @@
+"""Errors of agents.
+
+DspexError
+└── AgentFailedError   an agent ended without a result; has its trajectory
+"""
+
+from dspex.modules.react.trajectory import Trajectory
+from dspex.runtime.errors import DspexError
+
+
+class AgentFailedError(DspexError):
+    """An agent ended by an error, which is its `__cause__`.
+
+    `trajectory` is what it did until then. `reason` is "running" when its loop was
+    broken off, else why that had ended before the answer could not be read from it.
+    """
+
+    def __init__(self, cause: Exception, trajectory: Trajectory, reason: str) -> None:
+        count = len(trajectory.steps)
+        super().__init__(f"the agent failed after {count} steps: {cause}")
+        self.cause = cause
+        self.trajectory = trajectory
+        self.reason = reason
