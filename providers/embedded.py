@@ -10,11 +10,12 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import trio
 from pydantic import SecretStr
@@ -32,6 +33,7 @@ from dspex.providers.lm import Capabilities, check_supported
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.openai import ChatCompletions
 from dspex.providers.retries import NO_RETRIES, RetryPolicy, with_retries
+from dspex.providers.streams import ResponseStream
 from dspex.runtime import Actor, CallError, NameWaitTimeoutError, Registry
 from dspex.runtime.child_process import GUARD, ChildProcess
 
@@ -43,7 +45,9 @@ SERVER_NAME: Final = "embedded"
 
 DEFAULT_TIMEOUT: Final = 120.0
 DEFAULT_MAX_TOKENS: Final = 256
-CAPABILITIES: Final = Capabilities(tools=False, max_n=4)
+CAPABILITIES: Final = Capabilities(tools=False, streaming=True, max_n=4)
+
+T = TypeVar("T")
 
 _READY_LINE_BYTES = 65_536
 
@@ -219,28 +223,42 @@ class Embedded:
             ModelUnavailableError: the server is down and did not come back.
             ProviderError: any other reason why there is no answer.
         """
-        request = Request.of(request)
-        check_supported(request, CAPABILITIES, provider="embedded", model=MODEL_NAME)
-        if request.max_tokens is None:
-            request = replace(request, max_tokens=self._default_max_tokens)
-        seconds = self._timeout if timeout is None else timeout
+        asked = self._checked(request)
         started = trio.current_time()
-        deadline = started + seconds
-        history: list[Attempt] = []
 
-        async def attempt() -> Response:
-            model = await self._connect(deadline)
-            left = max(deadline - trio.current_time(), 0.0)
-            return await model.complete(request, timeout=left)
+        async def attempt(model: HTTPModel, left: float) -> Response:
+            return await model.complete(asked, timeout=left)
 
-        try:
-            response = await with_retries(
-                attempt, policy=self._retries, deadline=deadline, history=history
-            )
-        except ProviderTimeoutError as error:
-            error.problem = f"no answer within {seconds:g} s"
-            raise
+        response = await self._with_server(attempt, timeout)
         return replace(response, seconds=trio.current_time() - started)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Send one request and give the stream of its answer; see `StreamingLM`.
+
+        Raises:
+            ModelUnavailableError: the server is down and did not come back.
+            ProviderError: any other reason why there is no answer.
+        """
+        asked = self._checked(request)
+
+        async def attempt(
+            model: HTTPModel, left: float
+        ) -> tuple[ResponseStream, AsyncExitStack]:
+            async with AsyncExitStack() as exits:
+                stream = await exits.enter_async_context(
+                    model.stream(asked, timeout=left)
+                )
+                return stream, exits.pop_all()
+
+        stream, exits = await self._with_server(attempt, timeout)
+        async with exits:
+            yield stream
 
     async def aclose(self) -> None:
         """Close the connections; the server goes on."""
@@ -259,6 +277,35 @@ class Embedded:
     ) -> None:
         await self.aclose()
 
+    def _checked(self, request: Request | str | Sequence[Message]) -> Request:
+        request = Request.of(request)
+        check_supported(request, CAPABILITIES, provider="embedded", model=MODEL_NAME)
+        if request.max_tokens is None:
+            request = replace(request, max_tokens=self._default_max_tokens)
+        return request
+
+    async def _with_server(
+        self,
+        attempt: Callable[[HTTPModel, float], Awaitable[T]],
+        timeout: float | None,
+    ) -> T:
+        """Try on the server there is, and again on the next one, within the time."""
+        seconds = self._timeout if timeout is None else timeout
+        deadline = trio.current_time() + seconds
+
+        async def attempt_now() -> T:
+            model = await self._connect(deadline)
+            return await attempt(model, max(deadline - trio.current_time(), 0.0))
+
+        history: list[Attempt] = []
+        try:
+            return await with_retries(
+                attempt_now, policy=self._retries, deadline=deadline, history=history
+            )
+        except ProviderTimeoutError as error:
+            error.problem = f"no answer within {seconds:g} s"
+            raise
+
     async def _connect(self, deadline: float) -> HTTPModel:
         """Give a client of the server's present incarnation; wait for one."""
         left = max(deadline - trio.current_time(), 0.0)
@@ -269,10 +316,9 @@ class Embedded:
             raise ModelUnavailableError(
                 str(error), provider="embedded", model=MODEL_NAME
             ) from error
-        if self._connected is not None:
-            if self._connected[0] == endpoint:
-                return self._connected[1]
-            await self.aclose()
+        old = self._connected
+        if old is not None and old[0] == endpoint:
+            return old[1]
         model = HTTPModel(
             ChatCompletions(provider="embedded"),
             MODEL_NAME,
@@ -283,6 +329,8 @@ class Embedded:
             capabilities=CAPABILITIES,
         )
         self._connected = (endpoint, model)
+        if old is not None:
+            await old[1].aclose()
         return model
 
 

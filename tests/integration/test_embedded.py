@@ -12,12 +12,15 @@ import pytest
 import trio
 
 from dspex.providers import (
+    Anthropic,
+    AuthenticationError,
     Embedded,
     EmbeddedServer,
     Message,
     MissingPackageError,
     ModelServerError,
     ModelUnavailableError,
+    OpenAI,
     OutputSchema,
     ProviderTimeoutError,
     Request,
@@ -92,6 +95,38 @@ async def test_it_answers_by_schema_alone_and_four_at_once(node: Node) -> None:
     assert plain.usage.output_tokens == 5
     assert plain.model == "smollm2-135m"
     assert len(pair.choices) == 2
+
+
+@pytest.mark.parametrize("provider", [OpenAI, Anthropic])
+async def test_it_speaks_both_apis(
+    node: Node, provider: type[OpenAI] | type[Anthropic]
+) -> None:
+    server = await start(node)
+    endpoint = await server.call(EmbeddedServer.endpoint)
+    request = Request((Message.user("Say hello."),), max_tokens=8, temperature=0.0)
+    async with provider(
+        "smollm2-135m", base_url=f"{endpoint.url}/v1", api_key=endpoint.key
+    ) as lm:
+        whole = await lm.complete(request)
+        async with lm.stream(request) as stream:
+            streamed = await stream.read()
+    assert whole.text
+    assert streamed.text == whole.text
+    assert streamed.choices[0].finish_reason == "length"
+    assert streamed.usage.output_tokens == whole.usage.output_tokens == 8
+    async with provider(
+        "smollm2-135m", base_url=f"{endpoint.url}/v1", api_key="wrong"
+    ) as lm:
+        with pytest.raises(AuthenticationError):
+            await lm.complete(request)
+
+
+async def test_it_streams(node: Node) -> None:
+    await start(node)
+    async with Embedded(node.registry) as lm, lm.stream(TICKET) as stream:
+        deltas = [delta async for delta in stream]
+    assert len(deltas) > 3
+    assert json.loads(stream.response.text)["category"]
 
 
 async def test_callers_do_not_notice_that_it_was_killed(node: Node) -> None:

@@ -19,6 +19,7 @@ from dspex.providers import (
     NotFoundError,
     OpenAI,
     OutputSchema,
+    PartialResponseError,
     PermissionDeniedError,
     ProviderError,
     ProviderTimeoutError,
@@ -26,8 +27,10 @@ from dspex.providers import (
     Request,
     RetryPolicy,
     ServerError,
+    TextDelta,
     TextPart,
     ToolCall,
+    ToolCallDelta,
     ToolSpec,
     UnsupportedError,
     Usage,
@@ -190,6 +193,48 @@ async def test_tool_calls_and_refusals_are_read(server: FakeProvider) -> None:
         called, refused = [(await lm.complete("x")).choices[0] for _ in range(2)]
     assert (called.tool_calls, called.finish_reason) == ((call,), "tool_calls")
     assert (refused.refusal, refused.finish_reason) == ("No.", "refusal")
+
+
+async def test_a_stream_gives_deltas_then_the_whole(server: FakeProvider) -> None:
+    call = ToolCall("call_1", "search", '{"q": 1}')
+    server.plan([Answer("Hello there", tool_calls=(call,), usage=Usage(9, 7, 4, 2))])
+    async with client(server) as lm, lm.stream("x") as stream:
+        deltas = [delta async for delta in stream]
+    texts = [delta.text for delta in deltas if isinstance(delta, TextDelta)]
+    assert texts == ["Hell", "o th", "ere"]
+    calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert (calls[0].id, calls[0].name) == ("call_1", "search")
+    assert "".join(delta.arguments for delta in calls) == call.arguments
+    assert stream.response.text == "Hello there"
+    assert stream.response.tool_calls == (call,)
+    assert stream.response.usage == Usage(9, 7, 4, 2)
+    body = server.requests[0].json
+    assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
+
+
+async def test_choices_and_refusals_stream_too(server: FakeProvider) -> None:
+    server.plan([Answer("Hello"), Answer("", refusal="No.")])
+    async with client(server) as lm:
+        async with lm.stream(Request((Message.user("x"),), n=3)) as stream:
+            response = await stream.read()
+        assert [choice.text for choice in response.choices] == ["Hello"] * 3
+        async with lm.stream("x") as stream:
+            with pytest.raises(RuntimeError, match="every delta"):
+                _ = stream.response
+            (choice,) = (await stream.read()).choices
+    assert (choice.refusal, choice.finish_reason) == ("No.", "refusal")
+
+
+async def test_a_stream_ends_at_the_deadline(server: FakeProvider) -> None:
+    server.plan([Answer("a long answer", pace=0.2)])
+    async with client(server) as lm:
+        with pytest.raises(PartialResponseError, match="deadline") as caught:
+            async with lm.stream("x", timeout=0.5) as stream:
+                await stream.read()
+    assert "a long answer".startswith(caught.value.partial)
+    with trio.fail_after(2):
+        while server.open_connections:
+            await trio.sleep(0.005)
 
 
 @pytest.mark.parametrize(
