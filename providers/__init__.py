@@ -1,15 +1,23 @@
 """Model clients: one interface for every provider, alone or under supervision."""
 
 from dspex.providers.anthropic import Anthropic
+from dspex.providers.breaker import Breaker, BreakerState
+from dspex.providers.budget import Budget, Budgeted, Price, read_prices
+from dspex.providers.cache import Cached
+from dspex.providers.cache_stores import CacheStore, MemoryStore, SQLiteStore
 from dspex.providers.embedded import Embedded, EmbeddedServer
 from dspex.providers.errors import (
+    AllModelsFailedError,
     Attempt,
     AuthenticationError,
     BadRequestError,
+    BreakerOpenError,
+    BudgetExceededError,
     ConfigurationError,
     ConnectionFailedError,
     ContextLengthError,
     InvalidRequestError,
+    LimitExceededError,
     MalformedResponseError,
     MissingKeyError,
     MissingPackageError,
@@ -25,6 +33,9 @@ from dspex.providers.errors import (
     StatusError,
     UnsupportedError,
 )
+from dspex.providers.fallback import Fallback
+from dspex.providers.limiter import RateLimiter, SharedLimiter, as_caller
+from dspex.providers.limits import Limits
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import (
     Choice,
@@ -52,10 +63,19 @@ from dspex.providers.transport import Transport
 
 __all__ = [
     "LM",
+    "AllModelsFailedError",
     "Anthropic",
     "Attempt",
     "AuthenticationError",
     "BadRequestError",
+    "Breaker",
+    "BreakerOpenError",
+    "BreakerState",
+    "Budget",
+    "BudgetExceededError",
+    "Budgeted",
+    "CacheStore",
+    "Cached",
     "Capabilities",
     "Choice",
     "ConfigurationError",
@@ -64,10 +84,14 @@ __all__ = [
     "Delta",
     "Embedded",
     "EmbeddedServer",
+    "Fallback",
     "FilePart",
     "ImagePart",
     "InvalidRequestError",
+    "LimitExceededError",
+    "Limits",
     "MalformedResponseError",
+    "MemoryStore",
     "Message",
     "MissingKeyError",
     "MissingPackageError",
@@ -78,14 +102,18 @@ __all__ = [
     "OutputSchema",
     "PartialResponseError",
     "PermissionDeniedError",
+    "Price",
     "ProviderError",
     "ProviderTimeoutError",
     "RateLimitError",
+    "RateLimiter",
     "Request",
     "Response",
     "ResponseStream",
     "RetryPolicy",
+    "SQLiteStore",
     "ServerError",
+    "SharedLimiter",
     "StatusError",
     "StreamingLM",
     "TextDelta",
@@ -96,4 +124,6 @@ __all__ = [
     "Transport",
     "UnsupportedError",
     "Usage",
+    "as_caller",
+    "read_prices",
 ]

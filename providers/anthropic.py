@@ -14,6 +14,7 @@ from dspex.providers.anthropic_replies import MessageDecoder, decode_message
 from dspex.providers.errors import InvalidRequestError
 from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
+from dspex.providers.limiter import Limiter
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import JSONObject, Message, Part, Request
 from dspex.providers.retries import RetryPolicy
@@ -56,6 +57,7 @@ class Anthropic(HTTPModel):
         capabilities: Capabilities = DEFAULT_CAPABILITIES,
         max_tokens: int = DEFAULT_MAX_TOKENS,
         structured_output: StructuredOutput = "format",
+        limiter: Limiter | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class Anthropic(HTTPModel):
             timeout=timeout,
             retries=RetryPolicy() if retries is None else retries,
             capabilities=capabilities,
+            limiter=limiter,
             transport=transport,
             client=client,
         )

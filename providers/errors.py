@@ -18,6 +18,10 @@ ProviderError                     a model call has no answer
 │   └── ServerError               408, 409, 5xx: it failed, and may not next time
 ├── MalformedResponseError        the body is not what the API promises
 ├── PartialResponseError          a stream broke off after its first token
+├── LimitExceededError            nothing was sent: a limiter refused it
+├── BudgetExceededError           nothing was sent: a budget is used up
+├── BreakerOpenError              nothing was sent: the model failed too often lately
+├── AllModelsFailedError          no model of an ordered list gave an answer
 ├── ModelUnavailableError         the embedded model is down and did not come back
 └── ModelServerError              its process could not start, died or hung
 
@@ -216,6 +220,37 @@ class PartialResponseError(ProviderError):
             f"the answer broke off: {problem}", provider=provider, model=model
         )
         self.partial = partial
+
+
+class LimitExceededError(ProviderError):
+    """A limiter did not let the request wait, or too many wait already."""
+
+    remedy = "try again later, wait longer, or raise the limits"
+
+
+class BudgetExceededError(ProviderError):
+    """A budget of requests, tokens or cost is used up."""
+
+    remedy = "give the run a larger budget, or a program that asks for less"
+
+
+class BreakerOpenError(ProviderError):
+    """The model failed so often lately that it is left alone for a while.
+
+    `retry_after` is how many seconds are left of that.
+    """
+
+    remedy = "wait, or fall back to another model"
+
+
+class AllModelsFailedError(ProviderError):
+    """No model of an ordered list gave an answer; `errors` holds each one's reason."""
+
+    def __init__(self, errors: Sequence[ProviderError]) -> None:
+        reasons = "; ".join(str(error) for error in errors)
+        super().__init__(f"every model failed: {reasons}", provider="fallback")
+        self.errors = errors
+        self.retryable = any(error.retryable for error in errors)
 
 
 class ModelUnavailableError(ProviderError):

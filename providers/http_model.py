@@ -4,10 +4,10 @@ A provider adds a `Dialect`, which turns a request into a body and a body into a
 response; connections, deadline, retries, limits and errors are here.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,6 +15,7 @@ import msgspec
 import trio
 from pydantic import SecretStr
 
+from dspex.providers.dialect import Dialect
 from dspex.providers.errors import (
     Attempt,
     ConfigurationError,
@@ -22,6 +23,7 @@ from dspex.providers.errors import (
     MalformedResponseError,
     ProviderError,
     ProviderTimeoutError,
+    RateLimitError,
 )
 from dspex.providers.exchange import (
     ExchangeError,
@@ -32,11 +34,13 @@ from dspex.providers.exchange import (
 from dspex.providers.http_stream import HTTPStream
 from dspex.providers.httpx_sender import HTTPXSender
 from dspex.providers.keys import SecretHeaders, redact_bytes
+from dspex.providers.limiter import Limiter, Permit, estimate_tokens
 from dspex.providers.lm import Capabilities, check_supported
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.replies import (
     decompressed,
     excerpt,
+    exhausted_for,
     request_id,
     status_error,
 )
@@ -45,50 +49,11 @@ from dspex.providers.streams import (
     Decoded,
     Delta,
     ResponseStream,
-    StreamDecoder,
 )
 from dspex.providers.transport import Transport
 
 DEFAULT_TIMEOUT: Final = 60.0
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
-
-
-class Dialect(Protocol):
-    """How one provider's API writes a request and reads a reply."""
-
-    @property
-    def provider(self) -> str:
-        """The provider's name in errors and logs."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """Where requests go, below the base URL."""
-        ...
-
-    def headers(self, key: SecretStr) -> dict[str, str]:
-        """Give the headers that authorize a request."""
-        ...
-
-    def encode(self, model: str, request: Request, *, stream: bool) -> bytes:
-        """Write the body.
-
-        Raises:
-            UnsupportedError: the API has no way to say it.
-        """
-        ...
-
-    def decode(self, body: bytes, request: Request) -> Decoded:
-        """Read the body of a good reply to `request`.
-
-        Raises:
-            msgspec.ValidationError: it is not what the API promises.
-        """
-        ...
-
-    def stream_decoder(self, request: Request) -> StreamDecoder:
-        """Give a decoder for the streamed reply to `request`."""
-        ...
 
 
 class HTTPModel:
@@ -107,9 +72,11 @@ class HTTPModel:
         timeout: float,
         retries: RetryPolicy,
         capabilities: Capabilities,
+        limiter: Limiter | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
+        self._limiter = limiter
         self._dialect = dialect
         self._model = model
         self._timeout = timeout
@@ -239,16 +206,24 @@ class HTTPModel:
         return self._dialect.encode(self._model, request, stream=stream)
 
     async def _attempt(self, request: Request, body: bytes) -> Decoded:
+        if self._limiter is None:
+            return self._decode(request, await self._post(body))
+        async with self._limiter.permit(_estimate(request, body)) as permit:
+            reply = await self._post(body)
+            with told(permit, reply.headers):
+                decoded = self._decode(request, reply)
+            permit.settle(decoded.usage.total_tokens)
+            return decoded
+
+    async def _post(self, body: bytes) -> Reply:
         try:
-            reply = await self._sender.post(
+            return await self._sender.post(
                 self._url, headers=self._headers, body=body, limit=MAX_BODY_BYTES
             )
         except ExchangeError as error:
             problem = str(error)
         except OversizeError:
             raise self._malformed(f"the body is over {MAX_BODY_BYTES} bytes") from None
-        else:
-            return self._decode(request, reply)
         # Raised here, so that the frames below, which hold the key, are not in it.
         raise self._broken(problem)
 
@@ -284,25 +259,32 @@ class HTTPModel:
         """Send and read up to the first delta, or to the end of an empty answer."""
         problem = ""
         async with AsyncExitStack() as exits:
+            permit = None
+            if self._limiter is not None:
+                permit = await exits.enter_async_context(
+                    self._limiter.permit(_estimate(request, body))
+                )
             try:
                 reply = await exits.enter_async_context(
                     self._sender.stream(
                         self._url, headers=self._stream_headers, body=body
                     )
                 )
-                if not 200 <= reply.status < 300:
-                    content = await reply.read(MAX_BODY_BYTES)
-                    self._decode(
-                        request, Reply(reply.status, reply.raw_headers, content)
+                with told(permit, reply.headers):
+                    if not 200 <= reply.status < 300:
+                        content = await reply.read(MAX_BODY_BYTES)
+                        self._decode(
+                            request, Reply(reply.status, reply.raw_headers, content)
+                        )
+                    stream = HTTPStream(
+                        reply,
+                        self._dialect.stream_decoder(request),
+                        provider=self._dialect.provider,
+                        model=self._model,
+                        key=self._key,
+                        permit=permit,
                     )
-                stream = HTTPStream(
-                    reply,
-                    self._dialect.stream_decoder(request),
-                    provider=self._dialect.provider,
-                    model=self._model,
-                    key=self._key,
-                )
-                await stream.begin()
+                    await stream.begin()
                 return stream, exits.pop_all()
             except ExchangeError as error:
                 problem = str(error)
@@ -343,6 +325,19 @@ class HTTPModel:
         )
 
 
+@contextmanager
+def told(permit: Permit | None, headers: Mapping[str, str]) -> Generator[None]:
+    """Tell a limiter what the reply handled in the block says about limits."""
+    if permit is not None and (seconds := exhausted_for(headers)) is not None:
+        permit.pause(seconds)
+    try:
+        yield
+    except RateLimitError as error:
+        if permit is not None:
+            permit.throttled(error.retry_after)
+        raise
+
+
 def checked_url(base_url: str, provider: str) -> str:
     """Give a base URL without a slash at its end.
 
@@ -363,6 +358,10 @@ def checked_url(base_url: str, provider: str) -> str:
         provider=provider,
         remedy="give it like https://api.openai.com/v1",
     )
+
+
+def _estimate(request: Request, body: bytes) -> int:
+    return estimate_tokens(body, request.max_tokens, request.n)
 
 
 def _encoded(headers: Mapping[str, str]) -> SecretHeaders:

@@ -14,6 +14,7 @@ from dspex.providers.errors import (
 )
 from dspex.providers.exchange import ExchangeError, ReplyStream
 from dspex.providers.keys import redact
+from dspex.providers.limiter import Permit
 from dspex.providers.replies import error_of_status
 from dspex.providers.sse import EventParser, EventTooLongError
 from dspex.providers.streams import Delta, StreamDecoder, StreamFailedError
@@ -40,6 +41,7 @@ class HTTPStream:
         provider: str,
         model: str,
         key: SecretStr,
+        permit: Permit | None,
     ) -> None:
         self.decoder = decoder
         self.first: Sequence[Delta] = ()
@@ -48,6 +50,7 @@ class HTTPStream:
         self._provider = provider
         self._model = model
         self._key = key
+        self._permit = permit
 
     async def begin(self) -> None:
         """Read up to the first delta, or to the end of an empty answer.
@@ -86,6 +89,8 @@ class HTTPStream:
                 return deltas
         if not self.decoder.is_complete or not self.decoder.result().choices:
             raise ExchangeError("the stream ended before the answer did")
+        if self._permit is not None:
+            self._permit.settle(self.decoder.result().usage.total_tokens)
         return ()
 
     def _feed(self, chunk: bytes) -> Sequence[Delta]:

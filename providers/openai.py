@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
+from dspex.providers.limiter import Limiter
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import JSONObject, Message, Part, Request
 from dspex.providers.openai_replies import ChunkDecoder, decode_reply
@@ -31,9 +32,9 @@ class OpenAI(HTTPModel):
     `api_key` is read from OPENAI_API_KEY, once, here, when it is not given; pass ""
     for a server that wants none. `timeout` is the seconds a whole call may take, all
     attempts included. `max_tokens_field` is how the server calls that limit: by
-    default `max_completion_tokens` at OpenAI, `max_tokens` elsewhere. A
-    `transport` (such as a `Transport` shared by several models) or a `client` that is
-    passed in stays the caller's to close.
+    default `max_completion_tokens` at OpenAI, `max_tokens` elsewhere. The `limiter` is
+    asked before each attempt. A `transport` (such as a `Transport` that several models
+    share) or a `client` that is passed in stays the caller's to close.
 
     Raises:
         MissingKeyError: there is no key.
@@ -50,6 +51,7 @@ class OpenAI(HTTPModel):
         retries: RetryPolicy | None = None,
         capabilities: Capabilities = DEFAULT_CAPABILITIES,
         max_tokens_field: MaxTokensField | None = None,
+        limiter: Limiter | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class OpenAI(HTTPModel):
             timeout=timeout,
             retries=RetryPolicy() if retries is None else retries,
             capabilities=capabilities,
+            limiter=limiter,
             transport=transport,
             client=client,
         )

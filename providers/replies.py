@@ -1,8 +1,10 @@
 """What an HTTP reply means: the typed error of a status, the wait it asks for."""
 
+import re
 import time
 import zlib
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -19,6 +21,15 @@ from dspex.providers.errors import (
 )
 
 _EXCERPT_CHARACTERS = 300
+_LIMIT_HEADERS = (
+    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+)
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _CONTEXT_CODES = {"context_length_exceeded", "exceed_context_size_error"}
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
 _BY_STATUS: dict[int, type[StatusError]] = {
@@ -108,6 +119,35 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return _positive(parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def exhausted_for(headers: Mapping[str, str]) -> float | None:
+    """Give the seconds until the provider has requests and tokens to give again.
+
+    None when it has some left, or does not say.
+    """
+    waits = [
+        seconds
+        for remaining, reset in _LIMIT_HEADERS
+        if headers.get(remaining) == "0"
+        and (seconds := _reset_seconds(headers.get(reset, ""))) is not None
+    ]
+    return max(waits, default=None)
+
+
+def _reset_seconds(text: str) -> float | None:
+    """Read "6m0s", "250ms" or "1.5" (OpenAI), or a date of RFC 3339 (Anthropic)."""
+    try:
+        return _positive(float(text))
+    except ValueError:
+        pass
+    if _DURATION.fullmatch(text):
+        parts = _DURATION_PART.findall(text)
+        return _positive(sum(float(n) * _UNIT_SECONDS[unit] for n, unit in parts))
+    try:
+        return _positive(datetime.fromisoformat(text).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
 

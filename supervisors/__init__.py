@@ -1,6 +1,6 @@
 """Supervisors: child specs, restart strategies, and the tree they make."""
 
-from dspex.supervisors.child_spec import ChildSpec, Supervise
+from dspex.supervisors.child_spec import Backoff, ChildSpec, Supervise
 from dspex.supervisors.dynamic import DynamicSupervisor
 from dspex.supervisors.errors import (
     ChildAlreadyStartedError,
@@ -15,10 +15,23 @@ from dspex.supervisors.errors import (
     SimpleOneForOneError,
     SupervisorError,
 )
+from dspex.supervisors.partition import PartitionSupervisor, partition_name
 from dspex.supervisors.supervisor import ChildCount, ChildInfo, Supervisor
+from dspex.supervisors.task import (
+    StreamedExit,
+    Task,
+    TaskExitedError,
+    TaskSupervisor,
+    TaskTimeoutError,
+    async_,
+    async_nolink,
+    async_stream,
+    await_,
+)
 from dspex.supervisors.tree import TreeNode, supervision_tree
 
 __all__ = [
+    "Backoff",
     "ChildAlreadyStartedError",
     "ChildCount",
     "ChildInfo",
@@ -32,10 +45,21 @@ __all__ = [
     "DynamicSupervisor",
     "FailedToStartChild",
     "MaxChildrenError",
+    "PartitionSupervisor",
     "SimpleOneForOneError",
+    "StreamedExit",
     "Supervise",
     "Supervisor",
     "SupervisorError",
+    "Task",
+    "TaskExitedError",
+    "TaskSupervisor",
+    "TaskTimeoutError",
     "TreeNode",
+    "async_",
+    "async_nolink",
+    "async_stream",
+    "await_",
+    "partition_name",
     "supervision_tree",
 ]

@@ -47,9 +47,14 @@ class StopTogether:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Come back with this child behind what lies in the mailbox."""
+    """Come back with this child behind what lies in the mailbox, or in `seconds`.
+
+    A delayed one is not counted again; it is void once `attempt` is not the child's.
+    """
 
     child: Child
+    seconds: float = 0.0
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class ChildSpec:
     shutdown: Shutdown
     type: ChildType
     significant: bool
+    _shutdown_given: bool
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class ChildSpec:
                 id, "start", start, "a class or function that makes an actor"
             )
         kind = _type_made_by(start) if type is None else type
+        shutdown_given = shutdown is not None
         if shutdown is None:
             shutdown = "infinity" if kind == "supervisor" else 5.0
         _check(id, "restart", restart, RESTARTS)
@@ -108,19 +110,32 @@ class ChildSpec:
         set_field(self, "shutdown", shutdown)
         set_field(self, "type", kind)
         set_field(self, "significant", significant)
+        set_field(self, "_shutdown_given", shutdown_given)
 
     def as_supervisor(self) -> "ChildSpec":
         """Give the spec with what was not known before: it makes a supervisor."""
-        return ChildSpec(
-            self.id,
-            self.start,
-            self.args,
-            name=self.name,
-            restart=self.restart,
-            shutdown="infinity" if self.shutdown == 5.0 else self.shutdown,
-            type="supervisor",
-            significant=self.significant,
-        )
+        return self._changed(type="supervisor")
+
+    def renamed(self, id: str, name: str | None) -> "ChildSpec":
+        """Give the spec with another id and name."""
+        return self._changed(id=id, name=name)
+
+    def with_arguments(self, extra: tuple[Any, ...]) -> "ChildSpec":  # Any: as `args`
+        """Give the spec with more arguments behind its own."""
+        return self._changed(args=(*self.args, *extra))
+
+    def _changed(self, **changes: Any) -> "ChildSpec":  # Any: checked by __init__
+        fields: dict[str, Any] = {  # Any: of all types
+            "id": self.id,
+            "start": self.start,
+            "args": self.args,
+            "name": self.name,
+            "restart": self.restart,
+            "shutdown": self.shutdown if self._shutdown_given else None,
+            "type": self.type,
+            "significant": self.significant,
+        }
+        return ChildSpec(**fields | changes)
 
     @property
     def shutdown_seconds(self) -> float:
@@ -128,6 +143,36 @@ class ChildSpec:
         if self.shutdown == "infinity":
             return math.inf
         return 0.0 if self.shutdown == "brutal_kill" else float(self.shutdown)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long to wait before a restart: not at all in OTP, this much if given.
+
+    The first restart within the supervisor's period waits `initial` seconds, each
+    further one twice as long, never more than `maximum`; then up to `jitter` of it
+    is taken away at random, so that many supervisors do not restart in step.
+
+    Raises:
+        ChildSpecError: a number is out of range.
+    """
+
+    initial: float = 0.1
+    maximum: float = 30.0
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial <= self.maximum < math.inf:
+            raise ChildSpecError(
+                "supervisor", "backoff", self, "0 < initial <= maximum seconds"
+            )
+        if not 0 <= self.jitter <= 1:
+            raise ChildSpecError("supervisor", "backoff", self, "0 <= jitter <= 1")
+
+    def seconds(self, restarts: int, chance: float) -> float:
+        """Give the wait before the restart of this number; `chance` is in 0..1."""
+        full = min(self.maximum, self.initial * 2.0 ** min(restarts - 1, 64))
+        return full * (1 - self.jitter * chance)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -147,6 +192,7 @@ class Supervise(InitAnswer):
     period: float
     auto_shutdown: AutoShutdown
     max_children: int | None
+    backoff: Backoff | None
 
     def __init__(
         self,
@@ -157,6 +203,7 @@ class Supervise(InitAnswer):
         period: float = 5.0,
         auto_shutdown: AutoShutdown = "never",
         max_children: int | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         set_field = object.__setattr__
         set_field(self, "children", tuple(children))
@@ -165,6 +212,7 @@ class Supervise(InitAnswer):
         set_field(self, "period", period)
         set_field(self, "auto_shutdown", auto_shutdown)
         set_field(self, "max_children", max_children)
+        set_field(self, "backoff", backoff)
         me = "supervisor"
         _check(me, "strategy", strategy, STRATEGIES)
         if not isinstance(intensity, int) or intensity < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -172,6 +220,8 @@ class Supervise(InitAnswer):
         if not _is_number(period) or period <= 0:
             raise ChildSpecError(me, "period", period, "more than 0 seconds")
         _check(me, "auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
+        if max_children is not None and max_children < 1:
+            raise ChildSpecError(me, "max_children", max_children, "1 or more")
         if self.is_simple and len(self.children) > 1:
             raise ChildSpecError(
                 me, "children", [c.id for c in self.children], "one template"

@@ -6,6 +6,7 @@ supervisor does in its own loop. The rules are `supervisor.erl`'s.
 """
 
 import itertools
+import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -44,8 +45,11 @@ Pid = Any  # Any: a ref to the shell, an opaque key here
 class Decisions:
     """The state of one supervisor: its children in start order, its restarts."""
 
-    def __init__(self, options: Supervise) -> None:
+    def __init__(
+        self, options: Supervise, *, chance: Callable[[], float] = random.random
+    ) -> None:
         self.options = options
+        self._chance = chance
         self.template: ChildSpec | None = None
         self._children: dict[object, Child] = {}
         self._by_pid: dict[Pid, Child] = {}
@@ -107,9 +111,14 @@ class Decisions:
         self._set_down(child)
         return self._auto_shutdown(child)
 
-    def retry(self, child: Child, *, now: float) -> Steps[Halt | None]:
-        """Try a failed restart again, if it is still wanted."""
+    def retry(self, retry: Retry, *, now: float) -> Steps[Halt | None]:
+        """Try a failed or delayed restart (again), if it is still wanted."""
+        child = retry.child
         if child.state != "restarting" or self._children.get(child.key) is not child:
+            return None
+        if retry.seconds > 0:
+            if retry.attempt == child.restarts:
+                yield from self._restart_now(child)
             return None
         return (yield from self._restart(child, None, now))
 
@@ -121,10 +130,20 @@ class Decisions:
             self._set_down(child)
             return Halt(SHUTDOWN)
         child.restarts += 1
+        backoff = self.options.backoff
+        if backoff is None:
+            yield from self._restart_now(child)
+        else:
+            self._set_restarting(child)
+            seconds = backoff.seconds(len(self._restarts), self._chance())
+            yield Retry(child, seconds, child.restarts)
+        return None
+
+    def _restart_now(self, child: Child) -> Steps[None]:
         strategy = self.options.strategy
         if strategy in ("one_for_one", "simple_one_for_one"):
             yield from self._start_again(child)
-            return None
+            return
         group = list(self._children.values())
         if strategy == "rest_for_one":
             group = group[group.index(child) :]
@@ -139,7 +158,6 @@ class Decisions:
                 continue
             if not (yield from self._start_again(sibling)):
                 break
-        return None
 
     def _may_restart(self, now: float) -> bool:
         times = self._restarts
@@ -152,12 +170,15 @@ class Decisions:
         failed = yield from self._start(child)
         if failed is None:
             return True
-        child.state = "restarting"
-        if child.pid is not None:
-            self._by_pid[child.pid] = child
+        self._set_restarting(child)
         yield Report("child_start_failed", child, failed.reason, "retry")
         yield Retry(child)
         return False
+
+    def _set_restarting(self, child: Child) -> None:
+        child.state = "restarting"
+        if child.pid is not None:
+            self._by_pid[child.pid] = child
 
     def _auto_shutdown(self, child: Child) -> Halt | None:
         wanted = self.options.auto_shutdown

@@ -28,13 +28,14 @@ from dspex.supervisors.actions import (
 )
 from dspex.supervisors.child_spec import (
     AutoShutdown,
+    Backoff,
     ChildSpec,
     ChildType,
     Strategy,
     Supervise,
 )
 from dspex.supervisors.decisions import Decisions
-from dspex.supervisors.errors import SupervisorError
+from dspex.supervisors.errors import ChildNotFoundError, SupervisorError
 
 AnyRef = ActorRef[Any]  # Any: a supervisor holds actors of every class
 AnswerT = TypeVar("AnswerT")
@@ -63,11 +64,6 @@ class ChildCount:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class _RetryMessage:
-    child: Child
-
-
 class Supervisor(Actor):
     """Starts children in order, restarts them by its strategy, stops them reversed.
 
@@ -90,6 +86,7 @@ class Supervisor(Actor):
         intensity: int = 1,
         period: float = 5.0,
         auto_shutdown: AutoShutdown = "never",
+        backoff: Backoff | None = None,
     ) -> None:
         self._options = Supervise(
             children,
@@ -97,6 +94,7 @@ class Supervisor(Actor):
             intensity=intensity,
             period=period,
             auto_shutdown=auto_shutdown,
+            backoff=backoff,
         )
 
     async def init(self) -> InitAnswer | None:
@@ -125,10 +123,8 @@ class Supervisor(Actor):
                     message.ref, message.reason, now=now
                 )
                 self._heed(await self._perform(steps))
-        elif isinstance(message, _RetryMessage):
-            self._heed(
-                await self._perform(self.decisions.retry(message.child, now=now))
-            )
+        elif isinstance(message, Retry):
+            self._heed(await self._perform(self.decisions.retry(message, now=now)))
 
     async def terminate(self, reason: ExitReason) -> None:
         """Stop the children, last started first."""
@@ -173,6 +169,25 @@ class Supervisor(Actor):
             ChildStartError: its init failed; the spec is not kept.
             ChildSpecError: the spec does not go with this supervisor's options.
         """
+        return await self._perform_call(self.decisions.start_child(spec))
+
+    async def start_from_template(
+        self,
+        arguments: tuple[Any, ...] = (),  # Any: whatever the template's `start` takes
+        name: str | None = None,
+    ) -> AnyRef | None:
+        """Start one more child of the template, with arguments behind its own.
+
+        Restarts keep them. None if its init ignored.
+
+        Raises:
+            ChildNotFoundError: this supervisor has no template.
+            ChildStartError: its init failed.
+        """
+        template = self.decisions.template
+        if template is None:
+            raise Refuse(ChildNotFoundError("template"))
+        spec = template.with_arguments(arguments).renamed(template.id, name)
         return await self._perform_call(self.decisions.start_child(spec))
 
     async def restart_child(self, id: str) -> AnyRef | None:
@@ -247,7 +262,10 @@ class Supervisor(Actor):
             elif isinstance(action, StopTogether):
                 await self._stop(action.children)
             elif isinstance(action, Retry):
-                self.send_self(_RetryMessage(action.child))
+                if action.seconds > 0:
+                    self.send_after(action.seconds, action)
+                else:
+                    self.send_self(action)
             else:
                 self._report(action)
 

@@ -1,6 +1,7 @@
 """A model that answers from a script: no network, no waiting, the same every time."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import trio
@@ -8,10 +9,13 @@ import trio
 from dspex.providers import (
     Capabilities,
     Choice,
+    Delta,
     Message,
     ProviderTimeoutError,
     Request,
     Response,
+    ResponseStream,
+    TextDelta,
     Usage,
 )
 from dspex.providers.lm import check_supported
@@ -54,7 +58,7 @@ class ScriptedLM:
         self._used = 0
         self._name = name
         self._capabilities = capabilities or Capabilities(
-            images=True, files=True, max_n=128
+            images=True, files=True, streaming=True, max_n=128
         )
         self._delay = delay
         self.requests: list[Request] = []
@@ -105,6 +109,35 @@ class ScriptedLM:
             f"scripted-{len(self.requests)}",
             self._delay,
         )
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Give the next line in pieces of four characters, after `delay`.
+
+        Raises:
+            ScriptEndedError: there is none.
+            ProviderTimeoutError: `delay` is longer than `timeout`.
+            Exception: the line, when it is one.
+        """
+        response = await self.complete(request, timeout=timeout)
+        deltas: list[Delta] = [
+            TextDelta(choice.text[at : at + 4], number)
+            for number, choice in enumerate(response.choices)
+            for at in range(0, len(choice.text), 4)
+        ]
+
+        async def end() -> Sequence[Delta]:
+            await trio.lowlevel.checkpoint()
+            stream.complete(response)
+            return ()
+
+        stream = ResponseStream(deltas, end)
+        yield stream
 
     def _next(self, request: Request) -> ScriptLine:
         if self._rule is not None:

@@ -3,7 +3,8 @@
 dspex                 one_for_one
 ├── models            the embedded model, where it is used
 ├── bridge            the process that hosts dspy, once a program needs it
-└── modules           one actor for each native step, kept alive
+├── modules           one actor for each native step, kept alive
+└── runs              the accepted runs, one task each
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -43,11 +44,14 @@ from dspex.supervisors import (
     TreeNode,
     supervision_tree,
 )
+from dspex.worker.runs import MAX_UNFINISHED, RunEvent, RunRecord, Runs, RunTable
+from dspex.worker.watching import WatchedBackend, WatchedLM, watched_run
 
 ROOT: Final = "dspex"
 MODELS: Final = "models"
 BRIDGE: Final = "bridge"
 MODULES: Final = "modules"
+RUNS: Final = "runs"
 EMBEDDED: Final = "embedded"
 
 # An operator who kills a child every second should not bring the runtime down; a
@@ -75,12 +79,30 @@ class RuntimeStoppedError(DspexError):
         self.reason = reason
 
 
+class ProgramNotFoundError(DspexError):
+    """No program of this name is loaded."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"no program is named {name!r}; loaded are: {', '.join(known) or 'none'}"
+        )
+        self.name = name
+
+
 class Runtime:
     """A running supervision tree that runs programs; made by `open_runtime`."""
 
-    def __init__(self, node: Node, root: ActorRef[Supervisor], engine: Engine) -> None:
+    def __init__(
+        self,
+        node: Node,
+        root: ActorRef[Supervisor],
+        engine: Engine,
+        *,
+        table: RunTable,
+    ) -> None:
         self.node = node
         self.root = root
+        self.table = table
         self._engine = engine
         self._plans: dict[str, tuple[Program, Plan]] = {}
         self._preparing = trio.Lock()
@@ -117,28 +139,122 @@ class Runtime:
             self._plans[program.name] = (program, plan)
             return plan
 
-    async def run(self, program: Program, /, **inputs: Any) -> Run:  # Any: as declared
+    def program(self, name: str) -> Program:
+        """Give a loaded program by its name.
+
+        Raises:
+            ProgramNotFoundError: none has it.
+        """
+        try:
+            return self._plans[name][0]
+        except KeyError:
+            raise ProgramNotFoundError(name, tuple(self._plans)) from None
+
+    @property
+    def programs(self) -> tuple[Plan, ...]:
+        """The plans of the loaded programs."""
+        return tuple(plan for _, plan in self._plans.values())
+
+    async def run(
+        self,
+        program: Program | str,
+        /,
+        **inputs: Any,  # Any: as declared
+    ) -> Run:
         """Run a program and give the finished Run; see `run_inputs`."""
         return await self.run_inputs(program, inputs)
 
     async def run_inputs(
         self,
-        program: Program,
+        program: Program | str,
         inputs: Mapping[str, Any],  # Any: as the signatures declare
     ) -> Run:
         """Run a program on inputs by name, and give the finished Run.
 
+        The program itself, or the name of a loaded one.
         A step whose actor or process dies is dispatched again; model calls that were
         finished or under way are not made anew. A step that fails makes the run a
         failed one, whose error is in the Run and raised by its `outputs`.
 
         Raises:
             ProgramError: the program cannot be run as written.
-            InputError: an input is missing, unknown or of the wrong type.
-            RuntimeStoppedError: the supervision tree gave up.
+            RunInputError: an input is missing, unknown or of the wrong type.
         """
-        plan = await self.load(program)
+        plan = await self.load(self._named(program))
         return await self._engine.run(plan, plan.check_inputs(inputs))
+
+    async def submit(
+        self,
+        program: Program | str,
+        inputs: Mapping[str, Any],  # Any: as the signatures declare
+        *,
+        key: str | None = None,
+    ) -> str:
+        """Accept a run that goes on by itself, and give its id.
+
+        A `key` that was used before gives the id of the run it was used for, and
+        nothing runs anew.
+
+        Raises:
+            ProgramError, RunInputError: as `run_inputs`.
+            KeyReusedError: the key's run has another program or other inputs.
+            TooManyRunsError: too many runs are unfinished.
+        """
+        plan = await self.load(self._named(program))
+        plan.check_inputs(inputs)
+        record, is_new = self.table.accept(plan.program, inputs, key=key)
+        if is_new:
+            runs: ActorRef[Runs] = await self.node.registry.wait_for(RUNS)
+            try:
+                await runs.cast(Runs.begin, record.id)
+            except trio.Cancelled:
+                self.table.finished(record, "cancelled")
+                raise
+        return record.id
+
+    async def result(self, run: str) -> Run:
+        """Wait for a run's end and give it; a failed one is given too.
+
+        Raises:
+            RunNotFoundError: there is no such run, or it is long finished.
+            RunCancelledError: it was cancelled.
+        """
+        record = await self.table.wait_finished(run)
+        if record.run is not None:
+            return record.run
+        assert record.error is not None
+        raise record.error
+
+    async def cancel(self, run: str) -> None:
+        """Cancel a run and wait for its end; nothing happens to a finished one.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        if not self.table.get(run).is_finished:
+            runs: ActorRef[Runs] = await self.node.registry.wait_for(RUNS)
+            await runs.call(Runs.cancel, run)
+            await self.table.wait_finished(run)
+
+    def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
+        """Give a run's events in order, from the one after `after` to its end.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        self.table.get(run)
+        return self.table.events(run, after=after)
+
+    async def execute(self, record: RunRecord) -> Run:
+        """Run what was accepted; what its steps do becomes events of the record."""
+        plan = await self.load(record.program)
+        watched_run.set(record)
+        return await self._engine.run(
+            plan, plan.check_inputs(record.inputs), run_id=record.id
+        )
+
+    def _named(self, program: Program | str) -> Program:
+        return self.program(program) if isinstance(program, str) else program
 
     def tree(self) -> TreeNode:
         """Give a snapshot of the supervision tree."""
@@ -152,7 +268,11 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(
-    lm: LM | None = None, *, shutdown_timeout: float = 1.0
+    lm: LM | None = None,
+    *,
+    shutdown_timeout: float = 1.0,
+    max_runs: int = MAX_UNFINISHED,
+    keep_text: bool = True,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
 
@@ -160,8 +280,12 @@ async def open_runtime(
     When the block is left, however, its actors and child processes end: orderly
     within `shutdown_timeout` seconds, killed after that.
 
+    `max_runs` bounds the accepted runs that are unfinished. `keep_text` False keeps
+    prompts and completions out of the events of runs.
+
     Raises:
         MissingPackageError: no `lm` was given and the extra `local` is not installed.
+        RuntimeStoppedError: the supervision tree gave up; its actors have ended.
     """
     async with open_node(shutdown_timeout=shutdown_timeout) as node:
         models: list[ChildSpec] = []
@@ -178,7 +302,26 @@ async def open_runtime(
             ),
             name=ROOT,
         )
-        yield Runtime(node, root, Engine(_backends(node, lm)))
+        backends = _backends(node, WatchedLM(lm, keep_text=keep_text))
+        engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
+        table = RunTable(max_unfinished=max_runs)
+        runtime = Runtime(node, root, engine, table=table)
+        runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)
+        await root.call(Supervisor.start_child, runs)
+        node.nursery.start_soon(_watch_root, node, root)
+        yield runtime
+
+
+async def _watch_root(node: Node, root: ActorRef[Supervisor]) -> None:
+    reason = await root.wait_exit()
+    if not node.must_end.is_set():
+        node.interrupt(RuntimeStoppedError(reason))
+
+
+def root_cause(error: Exception) -> Exception:
+    """Give what made a start fail: the innermost reason that is an error."""
+    reason: object = getattr(error, "reason", None)
+    return root_cause(reason) if isinstance(reason, Exception) else error
 
 
 def root_cause(error: Exception) -> Exception:

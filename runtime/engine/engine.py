@@ -39,14 +39,18 @@ class Engine:
         """The steps that run now, oldest first."""
         return tuple(self._in_flight.values())
 
-    async def run(self, plan: Plan, inputs: Mapping[str, Any]) -> Run:
+    async def run(
+        self, plan: Plan, inputs: Mapping[str, Any], *, run_id: str | None = None
+    ) -> Run:
         """Run a plan with inputs that `Plan.check_inputs` has passed.
+
+        `run_id` is the run's name where it has been accepted before.
 
         A failed step fails the run and cancels its other steps; the error is in
         the Run, not raised. Cancelling this call cancels the run.
         """
         return await _Execution(
-            self.backends, plan, inputs, in_flight=self._in_flight
+            self.backends, plan, inputs, in_flight=self._in_flight, run_id=run_id
         ).run()
 
 
@@ -60,12 +64,13 @@ class _Execution:
         inputs: Mapping[str, Any],
         *,
         in_flight: dict[int, StepInFlight],
+        run_id: str | None,
     ) -> None:
         self._in_flight = in_flight
         self._backends = backends
         self._plan = plan
         self._inputs = inputs
-        self._id = uuid.uuid4().hex
+        self._id = run_id or uuid.uuid4().hex
         self._results: dict[str, StepResult] = {}
         self._records = {
             name: StepRecord(name, step.backend)

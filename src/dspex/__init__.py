@@ -5,11 +5,14 @@ from dspex.providers import OpenAI
 from dspex.runtime import Actor, ActorRef, DspexError, open_node
 from dspex.runtime.engine import Program, Run, Step
 from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
+from dspex.worker import aio, sync
 from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.application import App
 
 __all__ = [
     "Actor",
     "ActorRef",
+    "App",
     "ChildSpec",
     "DspexError",
     "DynamicSupervisor",
@@ -23,6 +26,8 @@ __all__ = [
     "Signature",
     "Step",
     "Supervisor",
+    "aio",
     "open_node",
     "open_runtime",
+    "sync",
 ]

@@ -1,0 +1,110 @@
+"""A FastAPI service that answers support tickets, with the runtime inside.
+
+    uvicorn examples.fastapi_service.service:app
+
+The model is the embedded one, or any server that speaks OpenAI's API: TRIAGE_MODEL,
+TRIAGE_BASE_URL.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+import dspex
+from dspex.providers import LM
+from dspex.worker.aio import AioRuntime
+
+T = TypeVar("T")
+
+PROGRAM = Path(__file__).parents[1] / "triage/program.yaml"
+
+
+class Ticket(BaseModel):
+    ticket: str = Field(min_length=1, max_length=4_000)
+
+
+class Reply(BaseModel):
+    category: str
+    reply: str
+
+
+def model() -> LM | None:
+    name = os.environ.get("TRIAGE_MODEL")
+    if name is None:
+        return None
+    url = os.environ.get("TRIAGE_BASE_URL", "https://api.openai.com/v1")
+    return dspex.OpenAI(name, base_url=url, timeout=30)
+
+
+@asynccontextmanager
+async def lifespan(service: FastAPI) -> AsyncGenerator[None]:
+    # Here and not at import: each worker process has a runtime of its own.
+    async with dspex.aio.open_runtime(dspex.App(PROGRAM, lm=model())) as rt:
+        service.state.runtime = rt
+        yield
+
+
+app = FastAPI(title="Triage", lifespan=lifespan)
+
+
+def runtime(request: Request) -> AioRuntime:
+    rt: AioRuntime = request.app.state.runtime
+    return rt
+
+
+Rt = Annotated[AioRuntime, Depends(runtime)]
+
+
+@app.post("/tickets")
+async def answer(ticket: Ticket, request: Request, rt: Rt) -> Reply:
+    """Answer a ticket; a client that leaves costs no further model call."""
+    run = await while_connected(request, rt.run("triage", ticket=ticket.ticket))
+    if run.error is not None:
+        raise HTTPException(502, "the ticket could not be answered")
+    return Reply(category=run.outputs["category"], reply=run.outputs["reply"])
+
+
+@app.post("/tickets/stream")
+async def stream(ticket: Ticket, rt: Rt) -> StreamingResponse:
+    """Tell by server-sent events what is done with a ticket."""
+
+    async def events() -> AsyncIterator[str]:
+        async for event in rt.stream("triage", ticket=ticket.ticket):
+            data = {"kind": event.kind, "step": event.data.get("step")}
+            yield f"id: {event.seq}\ndata: {json.dumps(data)}\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@app.get("/tree")
+async def tree(rt: Rt) -> str:
+    """Show the supervision tree."""
+    return str(await rt.tree())
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Give the work's result; cancel it when the client leaves."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(work)
+    leaving = asyncio.create_task(left())
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(499, "the client has left")
+        return task.result()
+    finally:
+        task.cancel()
+        leaving.cancel()
+        await asyncio.gather(task, leaving, return_exceptions=True)

@@ -1,0 +1,141 @@
+"""Budgets: how much a run may ask for, use and cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from dspex.providers.errors import BudgetExceededError, ConfigurationError
+from dspex.providers.lm import LM, Capabilities
+from dspex.providers.messages import Message, Request, Response, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens; `cached` for input from the provider's cache."""
+
+    input: float
+    output: float
+    cached: float
+
+    def cost(self, usage: Usage) -> float:
+        """Give what a usage costs, in US dollars."""
+        fresh = usage.input_tokens - usage.cached_tokens
+        return (
+            fresh * self.input
+            + usage.cached_tokens * self.cached
+            + usage.output_tokens * self.output
+        ) / 1e6
+
+
+def read_prices() -> dict[str, Price]:
+    """Give the prices that come with dspex, by the name of the model.
+
+    They are list prices of the month told in `prices.json`: pass your own where they
+    matter.
+    """
+    text = files("dspex.providers").joinpath("prices.json").read_bytes()
+    table: dict[str, Any] = msgspec.json.decode(text)  # Any: JSON
+    return {name: Price(*numbers) for name, numbers in table["models"].items()}
+
+
+class Budget:
+    """What a run may use; shared by all its models, counted as calls end.
+
+    `cost` is in US dollars and needs a price for every model. A limit that is reached
+    refuses the next request; calls under way at that moment are still counted, so the
+    sums may end above it.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: int | None = None,
+        tokens: int | None = None,
+        cost: float | None = None,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
+        self._limits = {"requests": requests, "tokens": tokens, "cost": cost}
+        self._prices = prices
+        self.requests = 0
+        self.usage = Usage()
+        self.cost = 0.0
+
+    def begin(self, model: str) -> None:
+        """Count a request that is about to be sent.
+
+        Raises:
+            BudgetExceededError: a limit is reached.
+            ConfigurationError: cost is limited, and the model has no price.
+        """
+        provider, _, name = model.partition(":")
+        if self._limits["cost"] is not None and self._price(model) is None:
+            raise ConfigurationError(
+                "the budget limits the cost, and this model has no price",
+                provider=provider,
+                model=name,
+                remedy=f"pass prices={{{model!r}: Price(...)}}",
+            )
+        spent = {
+            "requests": self.requests,
+            "tokens": self.usage.total_tokens,
+            "cost": self.cost,
+        }
+        for what, limit in self._limits.items():
+            if spent[what] >= (math.inf if limit is None else limit):
+                raise BudgetExceededError(
+                    f"the budget of {limit:g} {what} is used up ({spent[what]:g})",
+                    provider=provider,
+                    model=name,
+                )
+        self.requests += 1
+
+    def end(self, model: str, usage: Usage) -> None:
+        """Count what a call took."""
+        self.usage += usage
+        price = self._price(model)
+        if price is not None:
+            self.cost += price.cost(usage)
+
+    def _price(self, model: str) -> Price | None:
+        if self._prices is None:
+            self._prices = read_prices()
+        return self._prices.get(model)
+
+
+class Budgeted:
+    """Puts a budget before a model."""
+
+    def __init__(self, lm: LM, budget: Budget) -> None:
+        self._lm = lm
+        self._budget = budget
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._lm.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self._lm.capabilities
+
+    async def complete(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send one request if the budget lets it; see `LM.complete`.
+
+        Raises:
+            BudgetExceededError: a limit of the budget is reached.
+            ProviderError: there is no answer; its subclass and attributes say why.
+        """
+        self._budget.begin(self.name)
+        response = await self._lm.complete(request, timeout=timeout)
+        self._budget.end(self.name, response.usage)
+        return response

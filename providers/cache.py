@@ -1,0 +1,134 @@
+"""A cache before a model: the same request is paid once."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+import trio
+
+from dspex.providers.cache_stores import CacheStore
+from dspex.providers.errors import (
+    InvalidRequestError,
+    ProviderError,
+    ProviderTimeoutError,
+)
+from dspex.providers.lm import LM, Capabilities
+from dspex.providers.messages import Message, Request, Response
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A call that is under way, and what came of it."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    response: Response | None = None
+    error: ProviderError | None = None
+
+
+class Cached:
+    """Answers a request that was answered before from a store.
+
+    Two requests are the same when the model's name and everything that changes the
+    answer are equal; also a temperature over zero is cached, so give another `seed`
+    for another sample. Equal requests at the same time make one call: if it fails,
+    all fail alike; if its caller is cancelled or times out, another one calls. A
+    cached answer has a usage, which was paid only once, and no `seconds`.
+    """
+
+    def __init__(
+        self, lm: LM, store: CacheStore, *, ttl_seconds: float | None = None
+    ) -> None:
+        self._lm = lm
+        self._store = store
+        self._ttl_seconds = ttl_seconds
+        self._flights: dict[str, _Flight] = {}
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._lm.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self._lm.capabilities
+
+    async def complete(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        """Give the answer from the store, from a call under way, or from the model.
+
+        Raises:
+            ProviderError: there is no answer; its subclass and attributes say why.
+        """
+        request = Request.of(request)
+        key = self.key(request)
+        deadline = None if timeout is None else trio.current_time() + timeout
+        while (flight := self._flights.get(key)) is not None:
+            await self._wait(flight, timeout, deadline)
+            if flight.error is not None:
+                raise flight.error
+            if flight.response is not None:
+                self.hits += 1
+                return flight.response
+            # Whoever called was cancelled, or had less time: call oneself.
+        flight = self._flights[key] = _Flight()
+        try:
+            flight.response = await self._find(key)
+            if flight.response is None:
+                self.misses += 1
+                left = None if deadline is None else deadline - trio.current_time()
+                flight.response = await self._lm.complete(
+                    request, timeout=None if left is None else max(left, 0.0)
+                )
+                body = msgspec.json.encode(flight.response.to_json())
+                await self._store.put(key, body, self._ttl_seconds)
+            else:
+                self.hits += 1
+            return flight.response
+        except ProviderTimeoutError:
+            raise
+        except ProviderError as error:
+            flight.error = error
+            raise
+        finally:
+            del self._flights[key]
+            flight.done.set()
+
+    def key(self, request: Request) -> str:
+        """Give the key of a request to this model."""
+        text = f"{self._lm.name}\n{request.fingerprint()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    async def _wait(
+        self, flight: _Flight, timeout: float | None, deadline: float | None
+    ) -> None:
+        with trio.CancelScope() as scope:
+            if deadline is not None:
+                scope.deadline = deadline
+            await flight.done.wait()
+        if scope.cancelled_caught:
+            provider, _, model = self.name.partition(":")
+            raise ProviderTimeoutError(
+                f"no answer within {timeout:g} s", provider=provider, model=model
+            )
+
+    async def _find(self, key: str) -> Response | None:
+        body = await self._store.get(key)
+        if body is None:
+            return None
+        try:
+            return Response.from_json(msgspec.json.decode(body))
+        except (msgspec.DecodeError, InvalidRequestError) as error:
+            # Another version wrote it, or it is damaged: it will be written anew.
+            _log.warning("cache_entry_unreadable", key=key, reason=str(error))
+            return None

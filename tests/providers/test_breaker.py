@@ -1,0 +1,132 @@
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dspex.providers import (
+    AuthenticationError,
+    Breaker,
+    BreakerOpenError,
+    BreakerState,
+    ProviderError,
+    RateLimitError,
+    Request,
+    ServerError,
+)
+from dspex.testing import ScriptedLM
+
+DOWN = ServerError("down", provider="p", status=500)
+
+
+class Model:
+    """A scripted model that is up or down."""
+
+    def __init__(self, *, delay: float = 0.0) -> None:
+        self.error: ProviderError | None = None
+        self.lm = ScriptedLM(self._answer, delay=delay)
+
+    def _answer(self, request: Request) -> str | Exception:
+        return "ok" if self.error is None else self.error
+
+
+async def fail(breaker: Breaker, error: type[ProviderError], times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(error):
+            await breaker.complete("x")
+
+
+async def test_it_opens_after_failures_in_a_row_and_sends_nothing_then(
+    autojump_clock: MockClock,
+) -> None:
+    model = Model()
+    breaker = Breaker(model.lm, failures=3, open_seconds=10)
+    model.error = DOWN
+    await fail(breaker, ServerError, 2)
+    model.error = None
+    await breaker.complete("x")
+    model.error = DOWN
+    await fail(breaker, ServerError, 3)
+    assert breaker.state is BreakerState.OPEN
+    sent = len(model.lm.requests)
+    await trio.sleep(4)
+    with pytest.raises(BreakerOpenError, match=r"next try in 6\.0 s") as caught:
+        await breaker.complete("x")
+    assert caught.value.retry_after == 6.0
+    assert len(model.lm.requests) == sent
+
+
+async def test_one_probe_closes_it(autojump_clock: MockClock) -> None:
+    model = Model(delay=1.0)
+    breaker = Breaker(model.lm, failures=1, open_seconds=10)
+    model.error = DOWN
+    await fail(breaker, ServerError, 1)
+    model.error = None
+    await trio.sleep(10)
+    outcomes: list[str] = []
+
+    async def ask() -> None:
+        try:
+            outcomes.append((await breaker.complete("x")).text)
+        except BreakerOpenError:
+            outcomes.append("refused")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(ask)
+    assert sorted(outcomes) == ["ok", "refused", "refused", "refused", "refused"]
+    assert breaker.state is BreakerState.CLOSED
+    assert (await breaker.complete("x")).text == "ok"
+
+
+async def test_a_failed_probe_opens_it_again(autojump_clock: MockClock) -> None:
+    model = Model()
+    breaker = Breaker(model.lm, failures=1, open_seconds=10)
+    model.error = DOWN
+    await fail(breaker, ServerError, 1)
+    await trio.sleep(10)
+    await fail(breaker, ServerError, 1)
+    await fail(breaker, BreakerOpenError, 1)
+
+
+async def test_a_cancelled_probe_lets_the_next_one_try(
+    autojump_clock: MockClock,
+) -> None:
+    model = Model(delay=5.0)
+    breaker = Breaker(model.lm, failures=1, open_seconds=10)
+    model.error = DOWN
+    await fail(breaker, ServerError, 1)
+    model.error = None
+    await trio.sleep(10)
+    with trio.move_on_after(1):
+        await breaker.complete("x")
+    assert (await breaker.complete("x")).text == "ok"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RateLimitError("slow down", provider="p", status=429),
+        AuthenticationError("no", provider="p", status=401),
+    ],
+)
+async def test_what_is_not_the_models_fault_does_not_count(
+    error: ProviderError,
+) -> None:
+    model = Model()
+    breaker = Breaker(model.lm, failures=1)
+    model.error = error
+    await fail(breaker, type(error), 3)
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_streams_count_as_well() -> None:
+    model = Model()
+    breaker = Breaker(model.lm, failures=1)
+    async with breaker.stream("x") as stream:
+        assert (await stream.read()).text == "ok"
+    model.error = DOWN
+    with pytest.raises(ServerError):
+        async with breaker.stream("x"):
+            pass
+    with pytest.raises(BreakerOpenError):
+        async with breaker.stream("x"):
+            pass

@@ -1,0 +1,68 @@
+"""The runtime in synchronous code."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import trio
+
+import dspex
+from dspex import App, Run
+from dspex.testing import ScriptedLM
+from dspex.worker.app import Runtime
+from dspex.worker.errors import OwnThreadError, RuntimeClosedError
+from tests.worker.test_aio import app
+
+
+def test_many_threads_share_one_runtime() -> None:
+    with dspex.sync.open_runtime(app()) as rt, ThreadPoolExecutor(20) as pool:
+
+        def ask(n: int) -> Run:
+            return rt.run("triage", ticket=str(n))
+
+        runs = list(pool.map(ask, range(100)))
+    assert {run.outputs["category"] for run in runs} == {"billing"}
+
+
+def test_a_submitted_run_gives_its_events_and_its_result() -> None:
+    with dspex.sync.open_runtime(app()) as rt:
+        run = rt.submit("triage", {"ticket": "x"})
+        assert [it.kind for it in rt.events(run)][-1] == "finished"
+        assert rt.result(run).id == run
+
+
+def test_ctrl_c_in_a_waiting_call_cancels_its_work() -> None:
+    ended: list[str] = []
+
+    async def work(_: Runtime) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await trio.sleep_forever()
+        finally:
+            ended.append("cleaned up")
+
+    with dspex.sync.open_runtime(app()) as rt:
+        with pytest.raises(KeyboardInterrupt):
+            rt.call(work)
+        assert ended == ["cleaned up"]
+        assert rt.run("triage", ticket="x").status == "succeeded"
+
+
+def test_a_call_from_the_runtimes_own_thread_is_told_so() -> None:
+    with dspex.sync.open_runtime(app()) as rt:
+
+        async def work(_: Runtime) -> None:
+            rt.tree()
+
+        with pytest.raises(OwnThreadError, match="wait for itself"):
+            rt.call(work)
+
+
+def test_a_closed_runtime_says_so_and_leaves_no_thread() -> None:
+    with dspex.sync.open_runtime(App(lm=ScriptedLM([]))) as rt:
+        assert rt.tree().name == "dspex"
+    with pytest.raises(RuntimeClosedError):
+        rt.tree()
+    assert not [it for it in threading.enumerate() if it.name == "dspex-runtime"]

@@ -1,0 +1,74 @@
+"""App: what a worker or an embedded runtime serves, as data."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dspex.providers.lm import LM
+from dspex.runtime.engine import Program
+from dspex.supervisors import ChildSpec, Supervisor
+from dspex.worker.app import Runtime, open_runtime
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class App:
+    """Programs, the model of their steps, and actors of your own.
+
+    A program given as a path is read when the app is opened. Without an `lm` the
+    embedded model is used. `children` are started last in the tree, and stopped
+    first.
+    """
+
+    programs: tuple[Program | str | Path, ...]
+    lm: LM | None
+    children: tuple[ChildSpec, ...]
+
+    def __init__(
+        self,
+        *programs: Program | str | Path,
+        lm: LM | None = None,
+        children: Iterable[ChildSpec] = (),
+    ) -> None:
+        set_field = object.__setattr__
+        set_field(self, "programs", programs)
+        set_field(self, "lm", lm)
+        set_field(self, "children", tuple(children))
+
+    def read_programs(self) -> list[Program]:
+        """Give the programs, read anew where they are files.
+
+        Raises:
+            ProgramError: one cannot be read.
+        """
+        return [
+            it if isinstance(it, Program) else Program.load(it) for it in self.programs
+        ]
+
+
+@asynccontextmanager
+async def open_app(
+    app: App,
+    *,
+    shutdown_timeout: float = 1.0,
+    max_runs: int = 1_000,
+    keep_text: bool = True,
+) -> AsyncGenerator[Runtime]:
+    """Open a runtime with the app's programs loaded and its children started.
+
+    Raises:
+        ProgramError: a program cannot be run as written.
+        StartError, ChildStartError: an actor or process does not start.
+    """
+    programs = app.read_programs()
+    async with open_runtime(
+        app.lm,
+        shutdown_timeout=shutdown_timeout,
+        max_runs=max_runs,
+        keep_text=keep_text,
+    ) as runtime:
+        for program in programs:
+            await runtime.load(program)
+        for child in app.children:
+            await runtime.root.call(Supervisor.start_child, child, timeout=60.0)
+        yield runtime

@@ -1,0 +1,300 @@
+"""Runs: every run that was accepted, what it does, and what became of it.
+
+`Runs` is the actor that the runs belong to; `RunTable` is what it knows of them. The
+table outlives the actor: one that is started again takes up what was not finished.
+"""
+
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+import trio
+from pydantic_core import to_jsonable_python
+
+from dspex.runtime import Actor, DspexError
+from dspex.runtime.engine import Program, Run
+
+Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+Execute: TypeAlias = Callable[["RunRecord"], Awaitable[Run]]
+
+UNFINISHED: Final = ("pending", "running")
+MAX_FINISHED: Final = 1_000
+MAX_UNFINISHED: Final = 1_000
+MAX_EVENTS: Final = 1_000
+
+
+class RunNotFoundError(DspexError):
+    """There is no run of this id, or it was finished too long ago to be kept."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(
+            f"there is no run {run!r} (the last {MAX_FINISHED} finished ones are kept)"
+        )
+        self.run = run
+
+
+class RunCancelledError(DspexError):
+    """The run was cancelled before it had a result."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"run {run!r} was cancelled")
+        self.run = run
+
+
+class TooManyRunsError(DspexError):
+    """As many runs as may be are unfinished; try again when one has ended."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} runs are unfinished, which is the limit: wait")
+        self.limit = limit
+
+
+class KeyReusedError(DspexError):
+    """The idempotency key belongs to a run of another program or other inputs."""
+
+    def __init__(self, key: str, run: str) -> None:
+        super().__init__(
+            f"idempotency key {key!r} belongs to run {run!r}, which has another "
+            "program or other inputs: use a new key"
+        )
+        self.key = key
+        self.run = run
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One thing that happened in a run; `at` is in seconds since the epoch."""
+
+    seq: int
+    run: str
+    kind: str
+    at: float
+    data: Mapping[str, Any]  # Any: JSON
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Give plain data."""
+        return {
+            "seq": self.seq,
+            "run_id": self.run,
+            "kind": self.kind,
+            "at": self.at,
+            **self.data,
+        }
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run: what it was asked, how far it is, what came out."""
+
+    id: str
+    program: Program
+    inputs: Mapping[str, Any]  # Any: as the signatures declare
+    key: str | None = None
+    status: Status = "pending"
+    accepted_at: float = field(default_factory=time.time)
+    finished_at: float | None = None
+    run: Run | None = None
+    error: Exception | None = None
+    events: deque[RunEvent] = field(
+        default_factory=lambda: deque[RunEvent](maxlen=MAX_EVENTS)
+    )
+    last_seq: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its status is final."""
+        return self.status not in UNFINISHED
+
+    def note(self, kind: str, **data: Any) -> None:  # Any: JSON
+        """Add an event and wake who waits for one."""
+        self.last_seq += 1
+        self.events.append(RunEvent(self.last_seq, self.id, kind, time.time(), data))
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    def finish(self, status: Status, run: Run | None, error: Exception | None) -> None:
+        """Give it its final status."""
+        self.status, self.run, self.error = status, run, error
+        self.finished_at = time.time()
+        text = None if error is None else str(error)
+        self.note("finished", status=status, error=text)
+
+    def summary(self) -> dict[str, Any]:  # Any: JSON
+        """Give what a list of runs shows."""
+        return {
+            "run_id": self.id,
+            "program": self.program.name,
+            "status": self.status,
+            "accepted_at": self.accepted_at,
+            "finished_at": self.finished_at,
+        }
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Give all of it but the events."""
+        steps = [] if self.run is None else [it.to_json() for it in self.run.steps]
+        given = {} if self.run is None else dict(self.run.given)
+        return {
+            **self.summary(),
+            "inputs": to_jsonable_python(dict(self.inputs), fallback=str),
+            "outputs": to_jsonable_python(given, fallback=str),
+            "steps": steps,
+            "error": None if self.error is None else str(self.error),
+        }
+
+
+class RunTable:
+    """The unfinished runs, and the last of the finished ones."""
+
+    def __init__(self, *, max_unfinished: int = MAX_UNFINISHED) -> None:
+        self.max_unfinished = max_unfinished
+        self.counts: dict[Status, int] = {}
+        self._records: dict[str, RunRecord] = {}
+        self._keys: dict[str, str] = {}
+        self._finished: deque[str] = deque()
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        return reversed(list(self._records.values()))
+
+    @property
+    def unfinished(self) -> list[RunRecord]:
+        """The runs that are pending or running, oldest first."""
+        return [it for it in self._records.values() if not it.is_finished]
+
+    def get(self, run: str) -> RunRecord:
+        """Give a run.
+
+        Raises:
+            RunNotFoundError: there is none of this id.
+        """
+        try:
+            return self._records[run]
+        except KeyError:
+            raise RunNotFoundError(run) from None
+
+    def accept(
+        self, program: Program, inputs: Mapping[str, Any], *, key: str | None
+    ) -> tuple[RunRecord, bool]:
+        """Add a run; with a key that is known give its run, and False.
+
+        Raises:
+            KeyReusedError: the key's run has another program or other inputs.
+            TooManyRunsError: too many are unfinished.
+        """
+        if key is not None and key in self._keys:
+            known = self._records[self._keys[key]]
+            if known.program != program or dict(known.inputs) != dict(inputs):
+                raise KeyReusedError(key, known.id)
+            return known, False
+        if len(self._records) - len(self._finished) >= self.max_unfinished:
+            raise TooManyRunsError(self.max_unfinished)
+        record = RunRecord(uuid.uuid4().hex, program, inputs, key)
+        self._records[record.id] = record
+        if key is not None:
+            self._keys[key] = record.id
+        self._count("pending", 1)
+        record.note("accepted", program=program.name)
+        return record, True
+
+    def began(self, record: RunRecord) -> None:
+        """Take note that a run is under way."""
+        if record.status == "pending":
+            self._count("pending", -1)
+            self._count("running", 1)
+            record.status = "running"
+        record.note("started")
+
+    def finished(
+        self,
+        record: RunRecord,
+        status: Status,
+        *,
+        run: Run | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Take note of a run's end; the oldest finished one may be forgotten."""
+        self._count(record.status, -1)
+        self._count(status, 1)
+        record.finish(status, run, error)
+        self._finished.append(record.id)
+        if len(self._finished) > MAX_FINISHED:
+            oldest = self._records.pop(self._finished.popleft())
+            if oldest.key is not None:
+                del self._keys[oldest.key]
+
+    def _count(self, status: Status, change: int) -> None:
+        self.counts[status] = self.counts.get(status, 0) + change
+
+    async def wait_finished(self, run: str) -> RunRecord:
+        """Wait for a run's end."""
+        record = self.get(run)
+        while not record.is_finished:
+            await record.changed.wait()
+        return record
+
+    async def next_events(self, run: str, *, after: int = 0) -> list[RunEvent]:
+        """Give the events after `after`; wait for one. Empty: the run has ended."""
+        record = self.get(run)
+        while record.last_seq <= after:
+            if record.is_finished:
+                return []
+            await record.changed.wait()
+        return [event for event in record.events if event.seq > after]
+
+    async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
+        """Give a run's events in order, from the one after `after` to its end.
+
+        Of a run with very many events the oldest are not kept: the first that comes
+        then has a higher `seq`.
+        """
+        while batch := await self.next_events(run, after=after):
+            for event in batch:
+                after = event.seq
+                yield event
+
+
+class Runs(Actor):
+    """Runs what the table holds; one task each, which ends with this actor."""
+
+    def __init__(self, table: RunTable, execute: Execute) -> None:
+        self._table = table
+        self._execute = execute
+        self._mine: set[str] = set()
+
+    async def init(self) -> None:
+        """Take up the runs that an earlier incarnation did not finish."""
+        for record in self._table.unfinished:
+            record.scope = trio.CancelScope()
+            await self.begin(record.id)
+
+    async def begin(self, run: str) -> None:
+        """Start an accepted run, unless it is under way."""
+        if run not in self._mine:
+            self._mine.add(run)
+            self.spawn(self._run, self._table.get(run))
+
+    async def cancel(self, run: str) -> None:
+        """Cancel a run, unless it is finished."""
+        self._table.get(run).scope.cancel()
+
+    async def _run(self, record: RunRecord) -> None:
+        run: Run | None = None
+        error: Exception | None = None
+        with record.scope:
+            self._table.began(record)
+            try:
+                run = await self._execute(record)
+                error = run.error
+            except Exception as raised:  # noqa: BLE001 - the run's outcome carries it
+                error = raised
+        self._mine.discard(record.id)
+        if run is None and error is None:
+            cancelled = RunCancelledError(record.id)
+            self._table.finished(record, "cancelled", error=cancelled)
+        else:
+            status: Status = "succeeded" if error is None else "failed"
+            self._table.finished(record, status, run=run, error=error)

@@ -1,0 +1,162 @@
+"""Watching: what the steps of an accepted run do, as events of its record.
+
+Wrapped around the backends and the model, where every step and every model call
+passes. Runs that nobody accepted (`Runtime.run`) are not watched.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar, cast
+
+import trio
+
+from dspex.providers.lm import LM, Capabilities
+from dspex.providers.messages import Message, Request, Response
+from dspex.runtime.engine import Backend, Effects, Shape, Step, StepResult
+from dspex.runtime.reasons import describe
+from dspex.worker.runs import RunRecord
+
+T = TypeVar("T")
+
+_MAX_TEXT: Final = 4_000
+
+watched_run: ContextVar[RunRecord | None] = ContextVar(
+    "dspex_watched_run", default=None
+)
+_watched_step: ContextVar[tuple[RunRecord, str] | None] = ContextVar(
+    "dspex_watched_step", default=None
+)
+
+
+class WatchedBackend:
+    """A backend whose steps are told to the run they belong to."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def shape(self, step: Step) -> Shape:
+        """Give what the step takes and gives; raises what the backend raises."""
+        return self._inner.shape(step)
+
+    async def prepare(self, name: str, step: Step) -> None:
+        """Start what the step needs."""
+        await self._inner.prepare(name, step)
+
+    async def run(
+        self,
+        name: str,
+        step: Step,
+        inputs: Mapping[str, Any],  # Any: whatever the signature says
+        *,
+        effects: Effects,
+        deadline: float,
+    ) -> StepResult:
+        """Run the step, and tell when it began and how it ended."""
+        record = watched_run.get()
+        if record is None:
+            return await self._inner.run(
+                name, step, inputs, effects=effects, deadline=deadline
+            )
+        label = name.partition("/")[2]
+        record.note("step_started", step=label, backend=step.backend)
+        began = trio.current_time()
+        watched = cast("Effects", _WatchedEffects(effects, record, label))
+        try:
+            result = await self._inner.run(
+                name, step, inputs, effects=watched, deadline=deadline
+            )
+        except Exception as error:
+            seconds = round(trio.current_time() - began, 6)
+            problem = describe(error)
+            record.note("step_failed", step=label, seconds=seconds, error=problem)
+            raise
+        record.note(
+            "step_finished",
+            step=label,
+            seconds=round(trio.current_time() - began, 6),
+            usage=dict(result.usage),
+        )
+        return result
+
+
+class _WatchedEffects:
+    """The effects of a dispatch; says which answers came without a call."""
+
+    def __init__(self, inner: Effects, record: RunRecord, step: str) -> None:
+        self._inner = inner
+        self._record = record
+        self._step = step
+
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Pass on, with the call made under the name of this step."""
+        was_called = False
+
+        async def named() -> T:
+            nonlocal was_called
+            was_called = True
+            token = _watched_step.set((self._record, self._step))
+            try:
+                return await call()
+            finally:
+                _watched_step.reset(token)
+
+        result = await self._inner.perform(fingerprint, named)
+        if not was_called:
+            self._record.note("call_journaled", step=self._step)
+        return result
+
+
+class WatchedLM:
+    """A model whose calls are told to the run they are made for.
+
+    `keep_text` False leaves prompts and completions out.
+    """
+
+    def __init__(self, inner: LM, *, keep_text: bool = True) -> None:
+        self._inner = inner
+        self._keep_text = keep_text
+
+    @property
+    def name(self) -> str:
+        """The model's own name."""
+        return self._inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self._inner.capabilities
+
+    async def complete(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        """Give the model's answer; raises what the model raises."""
+        watched = _watched_step.get()
+        if watched is None:
+            return await self._inner.complete(request, timeout=timeout)
+        record, step = watched
+        request = Request.of(request)
+        began = time.time()
+        facts: dict[str, Any] = {"step": step, "model": self.name, "began": began}
+        if self._keep_text:
+            facts["prompt"] = [
+                {"role": it.role, "text": it.text[:_MAX_TEXT]}
+                for it in request.messages
+            ]
+        try:
+            response = await self._inner.complete(request, timeout=timeout)
+        except Exception as error:
+            record.note("call_failed", **facts, error=describe(error))
+            raise
+        if self._keep_text:
+            facts["completion"] = response.text[:_MAX_TEXT]
+        record.note(
+            "call_finished",
+            **facts,
+            seconds=round(time.time() - began, 6),
+            usage=response.usage.to_json(),
+        )
+        return response
