@@ -324,12 +324,6 @@ def root_cause(error: Exception) -> Exception:
     return root_cause(reason) if isinstance(reason, Exception) else error
 
 
-def root_cause(error: Exception) -> Exception:
-    """Give what made a start fail: the innermost reason that is an error."""
-    reason: object = getattr(error, "reason", None)
-    return root_cause(reason) if isinstance(reason, Exception) else error
-
-
 def _supervisor(name: str, children: list[ChildSpec]) -> ChildSpec:
     def start() -> Supervisor:
         return Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
