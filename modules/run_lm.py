@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
-from dspex.runtime.engine import Effects
+from dspex.runtime.engine import Codec, Effects
+
+_MODEL_CALL: Final = Codec(
+    "model", Response.to_json, Response.from_json, lambda got: got.usage.to_json()
+)
 
 
 class RunLM:
@@ -45,6 +50,8 @@ class RunLM:
         response = await self._effects.perform(
             f"{self.name}:{request.fingerprint()}",
             partial(self._lm.complete, request, timeout=timeout),
+            codec=_MODEL_CALL,
+            request=request.to_json,
         )
         self.usage += response.usage
         return response

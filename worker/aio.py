@@ -204,7 +204,7 @@ async def submit(
 
 async def next_events(runtime: Runtime, run: str, after: int) -> list[RunEvent]:
     """Give the events that are there, at least one unless the run has ended."""
-    return await runtime.table.next_events(run, after=after)
+    return await runtime.next_events(run, after=after)
 
 
 async def tree(runtime: Runtime) -> TreeNode:

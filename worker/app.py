@@ -1,14 +1,18 @@
 """Runtime: the application's supervision tree, and programs run on it.
 
 dspex                 one_for_one
+├── journal           the writer of the store, where there is one
 ├── models            the embedded model, where it is used
 ├── bridge            the process that hosts dspy, once a program needs it
 ├── modules           one actor for each native step, kept alive
 └── runs              the accepted runs, one task each
 """
 
+import math
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -30,10 +34,18 @@ from dspex.runtime.engine import (
     Engine,
     Plan,
     Program,
-    ProgramError,
     Run,
+    RunJournal,
     StepInFlight,
     make_plan,
+)
+from dspex.runtime.engine.runs import DurableRuns, RunBoard
+from dspex.runtime.journal import (
+    WRITER,
+    BlockingStore,
+    Journal,
+    RunRow,
+    open_store,
 )
 from dspex.runtime.reasons import describe
 from dspex.supervisors import (
@@ -44,6 +56,7 @@ from dspex.supervisors import (
     TreeNode,
     supervision_tree,
 )
+from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.runs import MAX_UNFINISHED, RunEvent, RunRecord, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, WatchedLM, watched_run
 
@@ -51,7 +64,6 @@ ROOT: Final = "dspex"
 MODELS: Final = "models"
 BRIDGE: Final = "bridge"
 MODULES: Final = "modules"
-RUNS: Final = "runs"
 EMBEDDED: Final = "embedded"
 
 # An operator who kills a child every second should not bring the runtime down; a
@@ -89,6 +101,13 @@ class ProgramNotFoundError(DspexError):
         self.name = name
 
 
+class NoStoreError(DspexError):
+    """What was asked for needs a store, and the runtime has none."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} needs a store: open_runtime(store='runs.db')")
+
+
 class Runtime:
     """A running supervision tree that runs programs; made by `open_runtime`."""
 
@@ -99,12 +118,15 @@ class Runtime:
         engine: Engine,
         *,
         table: RunTable,
+        desk: DurableDesk | None = None,
     ) -> None:
         self.node = node
         self.root = root
         self.table = table
         self._engine = engine
-        self._plans: dict[str, tuple[Program, Plan]] = {}
+        self._desk = desk
+        self._plans: dict[str, Plan] = {}
+        self._stored: dict[tuple[str, int], Program] = {}
         self._preparing = trio.Lock()
 
     def plan(self, program: Program) -> Plan:
@@ -113,47 +135,55 @@ class Runtime:
         Raises:
             ProgramError: the program cannot be run as written.
         """
-        return make_plan(program, self._engine.backends)
+        known = self._plans.get(program.digest)
+        if known is not None:
+            return known
+        return make_plan(program, self._engine.backends, actors=self._actors(program))
+
+    def _actors(self, program: Program) -> str:
+        """Give a prefix of its own to each version of a program that is loaded."""
+        taken = any(plan.program.name == program.name for plan in self.programs)
+        return f"{program.name}@{program.digest[:8]}" if taken else program.name
 
     async def load(self, program: Program) -> Plan:
         """Check a program and start what its steps need; `run` does it by itself.
+
+        Several versions of a program, of one name, can be loaded.
 
         Raises:
             ProgramError: the program cannot be run as written.
             StartError: an actor that it needs cannot be started.
         """
+        known = self._plans.get(program.digest)
+        if known is not None:
+            return known
         async with self._preparing:
-            known = self._plans.get(program.name)
-            if known is not None and known[0] == program:
-                return known[1]
+            known = self._plans.get(program.digest)
             if known is not None:
-                raise ProgramError(
-                    f"another program named {program.name!r} is loaded: "
-                    "give this one a name of its own",
-                    place=program.place("name"),
-                )
+                return known
             plan = self.plan(program)
             for name, step in program.steps.items():
                 backend = self._engine.backends[step.backend]
-                await backend.prepare(f"{program.name}/{name}", step)
-            self._plans[program.name] = (program, plan)
+                await backend.prepare(f"{plan.actors}/{name}", step)
+            self._plans[program.digest] = plan
             return plan
 
     def program(self, name: str) -> Program:
-        """Give a loaded program by its name.
+        """Give the program of that name that was loaded last.
 
         Raises:
             ProgramNotFoundError: none has it.
         """
-        try:
-            return self._plans[name][0]
-        except KeyError:
-            raise ProgramNotFoundError(name, tuple(self._plans)) from None
+        for plan in reversed(self.programs):
+            if plan.program.name == name:
+                return plan.program
+        known = dict.fromkeys(plan.program.name for plan in self.programs)
+        raise ProgramNotFoundError(name, tuple(known))
 
     @property
     def programs(self) -> tuple[Plan, ...]:
         """The plans of the loaded programs."""
-        return tuple(plan for _, plan in self._plans.values())
+        return tuple(self._plans.values())
 
     async def run(
         self,
@@ -176,10 +206,16 @@ class Runtime:
         finished or under way are not made anew. A step that fails makes the run a
         failed one, whose error is in the Run and raised by its `outputs`.
 
+        With a store the run is accepted as by `submit`: it goes on when this call is
+        cancelled, and when its process dies.
+
         Raises:
             ProgramError: the program cannot be run as written.
             RunInputError: an input is missing, unknown or of the wrong type.
+            StoreError: it was not accepted.
         """
+        if self._desk is not None:
+            return await self.result(await self.submit(program, inputs))
         plan = await self.load(self._named(program))
         return await self._engine.run(plan, plan.check_inputs(inputs))
 
@@ -193,15 +229,19 @@ class Runtime:
         """Accept a run that goes on by itself, and give its id.
 
         A `key` that was used before gives the id of the run it was used for, and
-        nothing runs anew.
+        nothing runs anew. With a store the run is on disk when this returns: it is
+        finished by this process, or by the next that opens the store.
 
         Raises:
             ProgramError, RunInputError: as `run_inputs`.
             KeyReusedError: the key's run has another program or other inputs.
-            TooManyRunsError: too many runs are unfinished.
+            TooManyRunsError: too many runs are unfinished (without a store).
+            StoreError: it was not accepted.
         """
         plan = await self.load(self._named(program))
-        plan.check_inputs(inputs)
+        checked = plan.check_inputs(inputs)
+        if self._desk is not None:
+            return await self._desk.submit(plan.program, checked, key=key)
         record, is_new = self.table.accept(plan.program, inputs, key=key)
         if is_new:
             runs: ActorRef[Runs] = await self.node.registry.wait_for(RUNS)
@@ -212,14 +252,20 @@ class Runtime:
                 raise
         return record.id
 
-    async def result(self, run: str) -> Run:
+    async def result(self, run: str, *, timeout: float = math.inf) -> Run:
         """Wait for a run's end and give it; a failed one is given too.
+
+        With a store it may be any run there, whichever process executes it.
 
         Raises:
             RunNotFoundError: there is no such run, or it is long finished.
             RunCancelledError: it was cancelled.
+            trio.TooSlowError: it has not ended within `timeout` seconds.
         """
-        record = await self.table.wait_finished(run)
+        with trio.fail_after(timeout):
+            if self._desk is not None:
+                return await self._desk.result(run)
+            record = await self.table.wait_finished(run)
         if record.run is not None:
             return record.run
         assert record.error is not None
@@ -228,22 +274,93 @@ class Runtime:
     async def cancel(self, run: str) -> None:
         """Cancel a run and wait for its end; nothing happens to a finished one.
 
+        With a store it may be any run there: another process stops it with its next
+        effect or beat.
+
         Raises:
             RunNotFoundError: there is no such run.
         """
-        if not self.table.get(run).is_finished:
+        if self._desk is not None:
+            await self._desk.cancel(run)
+        elif not self.table.get(run).is_finished:
             runs: ActorRef[Runs] = await self.node.registry.wait_for(RUNS)
             await runs.call(Runs.cancel, run)
             await self.table.wait_finished(run)
 
-    def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
+    async def next_events(self, run: str, *, after: int = 0) -> list[RunEvent]:
+        """Give the events after `after`; wait for one. Empty: the run has ended.
+
+        Events of a run that this process executes are numbered from 1, those that
+        come from the store by the store.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        if self._desk is not None and not self.table.has(run):
+            return await self._desk.next_events(run, after=after)
+        return await self.table.next_events(run, after=after)
+
+    async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
         """Give a run's events in order, from the one after `after` to its end.
 
         Raises:
             RunNotFoundError: there is no such run.
         """
-        self.table.get(run)
-        return self.table.events(run, after=after)
+        while batch := await self.next_events(run, after=after):
+            for event in batch:
+                after = event.seq
+                yield event
+
+    @property
+    def has_store(self) -> bool:
+        """Whether accepted runs are kept on disk."""
+        return self._desk is not None
+
+    @property
+    def journal(self) -> Journal:
+        """What the store has of programs, runs and effects.
+
+        Raises:
+            NoStoreError: the runtime has no store.
+        """
+        if self._desk is None:
+            raise NoStoreError("journal")
+        return self._desk.journal
+
+    async def drain(self, *, timeout: float) -> bool:
+        """Start no more runs and wait for those that run; whether all have ended.
+
+        Those that have not stay in the store, and are resumed by the next process.
+
+        Raises:
+            NoStoreError: the runtime has no store.
+        """
+        if self._desk is None:
+            raise NoStoreError("drain")
+        return await self._desk.drain(timeout)
+
+    async def stored_plan(self, name: str, version: int) -> Plan:
+        """Give the plan of a program version that is in the store, nothing started.
+
+        Raises:
+            VersionNotFoundError: the store has none.
+            ProgramError: it cannot be run by this process.
+        """
+        known = self._stored.get((name, version))
+        if known is None:
+            saved = await self.journal.program(name, version)
+            known = Program.model_validate(saved.body)
+            self._stored[name, version] = known
+        return self.plan(known)
+
+    async def execute_stored(self, row: RunRow, journal: RunJournal) -> Run:
+        """Run what the store has; its steps become events of a record meanwhile."""
+        plan = await self.stored_plan(row.program, row.version)
+        record = self.table.adopt(row.id, plan.program, row.inputs, row.accepted_at)
+        watched_run.set(record)
+        plan = await self.load(plan.program)
+        inputs = plan.check_inputs(row.inputs)
+        return await self._engine.run(plan, inputs, journal=journal)
 
     async def execute(self, record: RunRecord) -> Run:
         """Run what was accepted; what its steps do becomes events of the record."""
@@ -270,6 +387,10 @@ class Runtime:
 async def open_runtime(
     lm: LM | None = None,
     *,
+    store: str | Path | None = None,
+    resume: bool = True,
+    max_running: int = 64,
+    lease_seconds: float = 10.0,
     shutdown_timeout: float = 1.0,
     max_runs: int = MAX_UNFINISHED,
     keep_text: bool = True,
@@ -280,14 +401,32 @@ async def open_runtime(
     When the block is left, however, its actors and child processes end: orderly
     within `shutdown_timeout` seconds, killed after that.
 
-    `max_runs` bounds the accepted runs that are unfinished. `keep_text` False keeps
-    prompts and completions out of the events of runs.
+    With a `store`, a SQLite file or `postgresql://...`, runs are accepted when they
+    are on disk, finished model calls are kept there, and at most `max_running` runs
+    run at a time. Unless `resume` is False the runtime executes whatever the store
+    has pending, and takes over from workers that have shown no life for
+    `lease_seconds`.
+
+    Without one, `max_runs` bounds the accepted runs that are unfinished. `keep_text`
+    False keeps prompts and completions out of the events of runs, and out of the
+    store when a run has ended.
 
     Raises:
         MissingPackageError: no `lm` was given and the extra `local` is not installed.
+        StoreError: the store cannot be opened.
         RuntimeStoppedError: the supervision tree gave up; its actors have ended.
     """
-    async with open_node(shutdown_timeout=shutdown_timeout) as node:
+    async with AsyncExitStack() as stack:
+        opened: BlockingStore | None = None
+        if store is not None:
+            opened = await stack.enter_async_context(open_store(store))
+        node = await stack.enter_async_context(
+            open_node(shutdown_timeout=shutdown_timeout)
+        )
+        journal = None if opened is None else Journal(opened, node.registry)
+        first: list[ChildSpec] = []
+        if journal is not None:
+            first.append(ChildSpec(WRITER, journal.writer, name=WRITER))
         models: list[ChildSpec] = []
         if lm is None:
             find_model()
@@ -296,7 +435,12 @@ async def open_runtime(
             lm = Embedded(node.registry, server=EMBEDDED)
         root = await node.start(
             Supervisor(
-                [_supervisor(MODELS, models), _supervisor(BRIDGE, []), _MODULES],
+                [
+                    *first,
+                    _supervisor(MODELS, models),
+                    _supervisor(BRIDGE, []),
+                    _MODULES,
+                ],
                 intensity=_INTENSITY,
                 period=_PERIOD_SECONDS,
             ),
@@ -305,8 +449,27 @@ async def open_runtime(
         backends = _backends(node, WatchedLM(lm, keep_text=keep_text))
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
-        runtime = Runtime(node, root, engine, table=table)
-        runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)
+        if journal is None:
+            runtime = Runtime(node, root, engine, table=table)
+            runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)
+        else:
+            board = RunBoard(max_runs=max_running, on_end=table.settle)
+            desk = DurableDesk(journal, node.registry, board)
+            runtime = Runtime(node, root, engine, table=table, desk=desk)
+            desk.stored_plan = runtime.stored_plan
+            runs = ChildSpec(
+                RUNS,
+                partial(
+                    DurableRuns,
+                    journal,
+                    runtime.execute_stored,
+                    board,
+                    lease_seconds=lease_seconds,
+                    resume=resume,
+                    keep_bodies=keep_text,
+                ),
+                name=RUNS,
+            )
         await root.call(Supervisor.start_child, runs)
         node.nursery.start_soon(_watch_root, node, root)
         yield runtime

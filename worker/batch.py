@@ -60,7 +60,10 @@ async def run_batch(
     in order too.
     """
     outcomes: list[Outcome | None] = [None] * len(rows)
-    limit = trio.CapacityLimiter(concurrency)
+    # With a store all are accepted at once, and it limits how many run.
+    limit = trio.CapacityLimiter(
+        concurrency if not runtime.has_store else max(1, len(rows))
+    )
     told = 0
 
     async def work(index: int, row: Row) -> None:

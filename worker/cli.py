@@ -1,19 +1,15 @@
 """The command line: dspex run, demo, doctor."""
 
-import sys
-import traceback
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dspex.runtime import DspexError
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
-from dspex.worker.logs import LEVELS, configure_logs
-from dspex.worker.run_command import NOTHING_DONE, RunOptions, run_program
-from dspex.worker.signals import run_command
+from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.run_command import RunOptions, run_program
+from dspex.worker.runs_cli import runs_app
 
 app = typer.Typer(
     help="Run LLM programs as supervised actors.",
@@ -22,34 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks, and log everything.")
-]
-LogLevel = Annotated[
-    str, typer.Option("--log-level", help=f"Logs on stderr: {', '.join(LEVELS)}.")
-]
-
-
-def _execute(
-    main: Callable[[], Awaitable[int]], *, debug: bool, log_level: str
-) -> None:
-    if log_level not in LEVELS:
-        raise typer.BadParameter(f"{log_level!r} is not one of {', '.join(LEVELS)}")
-    configure_logs("debug" if debug else log_level)
-    try:
-        status = run_command(main)
-    except (DspexError, BaseExceptionGroup) as error:
-        if debug:
-            traceback.print_exception(error)
-        if not isinstance(error, DspexError):
-            raise
-        print(f"dspex: {error}", file=sys.stderr)  # noqa: T201
-        status = NOTHING_DONE
-    except BrokenPipeError:
-        # Whoever read stdout has enough; nothing more can be said there.
-        sys.stdout = None
-        status = NOTHING_DONE
-    raise typer.Exit(status)
+app.add_typer(runs_app, name="runs")
 
 
 @app.command()
@@ -78,6 +47,13 @@ def run(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for a model call, retries included.")
     ] = 60.0,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep runs in this SQLite file or postgresql://..., so that "
+            "`dspex runs resume` finishes what a death interrupts."
+        ),
+    ] = None,
     log_level: LogLevel = "error",
     debug: Debug = False,
 ) -> None:
@@ -95,8 +71,9 @@ def run(
         base_url=base_url,
         concurrency=concurrency,
         timeout=timeout,
+        store=store,
     )
-    _execute(lambda: run_program(options), debug=debug, log_level=log_level)
+    execute(lambda: run_program(options), debug=debug, log_level=log_level)
 
 
 @app.command()
@@ -105,10 +82,10 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Answer ten support tickets on the embedded model, then again under fire."""
-    _execute(run_demo, debug=debug, log_level=log_level)
+    execute(run_demo, debug=debug, log_level=log_level)
 
 
 @app.command()
 def doctor(debug: Debug = False) -> None:
     """Tell what is installed, what works, and what to do about what does not."""
-    _execute(run_doctor, debug=debug, log_level="critical")
+    execute(run_doctor, debug=debug, log_level="critical")

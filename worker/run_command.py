@@ -32,6 +32,7 @@ class RunOptions:
     base_url: str | None
     concurrency: int
     timeout: float
+    store: str | None = None
 
 
 async def run_program(options: RunOptions) -> int:
@@ -44,7 +45,9 @@ async def run_program(options: RunOptions) -> int:
     pairs = read_pairs(options.pairs)
     rows = None if options.inputs_file is None else list(read_rows(options.inputs_file))
     lm = read_lm(options.lm, base_url=options.base_url, timeout=options.timeout)
-    async with open_runtime(lm) as runtime:
+    async with open_runtime(
+        lm, store=options.store, resume=False, max_running=options.concurrency
+    ) as runtime:
         plan = runtime.plan(program)
         if rows is None:
             row = Row("--input", convert(pairs, plan.inputs))
@@ -65,7 +68,7 @@ async def run_program(options: RunOptions) -> int:
                 if options.as_json:
                     print(json.dumps(outcome.to_json()), flush=True)  # noqa: T201
                 if outcome.error is not None:
-                    _complain(f"{outcome.row.place}: {outcome.error}")
+                    complain(f"{outcome.row.place}: {outcome.error}")
 
             outcomes = await run_batch(
                 runtime,
@@ -93,7 +96,8 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _complain(text: str) -> None:
+def complain(text: str) -> None:
+    """Say on stderr what went wrong."""
     print(f"dspex: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -101,7 +105,7 @@ def _print_one(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome.to_json()), flush=True)  # noqa: T201
     if outcome.error is not None:
-        _complain(str(outcome.error))
+        complain(str(outcome.error))
     elif not as_json and outcome.run is not None:
         console = Console()
         for name, value in outcome.run.given.items():

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from dspex.runtime import Actor, DspexError
 from dspex.runtime.engine import Program, Run
+from dspex.runtime.journal import RunCancelledError, RunNotFoundError
 
 Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 Execute: TypeAlias = Callable[["RunRecord"], Awaitable[Run]]
@@ -24,24 +25,6 @@ UNFINISHED: Final = ("pending", "running")
 MAX_FINISHED: Final = 1_000
 MAX_UNFINISHED: Final = 1_000
 MAX_EVENTS: Final = 1_000
-
-
-class RunNotFoundError(DspexError):
-    """There is no run of this id, or it was finished too long ago to be kept."""
-
-    def __init__(self, run: str) -> None:
-        super().__init__(
-            f"there is no run {run!r} (the last {MAX_FINISHED} finished ones are kept)"
-        )
-        self.run = run
-
-
-class RunCancelledError(DspexError):
-    """The run was cancelled before it had a result."""
-
-    def __init__(self, run: str) -> None:
-        super().__init__(f"run {run!r} was cancelled")
-        self.run = run
 
 
 class TooManyRunsError(DspexError):
@@ -199,6 +182,40 @@ class RunTable:
         self._count("pending", 1)
         record.note("accepted", program=program.name)
         return record, True
+
+    def has(self, run: str) -> bool:
+        """Whether the run is known here."""
+        return run in self._records
+
+    def adopt(
+        self,
+        run: str,
+        program: Program,
+        inputs: Mapping[str, Any],  # Any: as the signatures declare
+        accepted_at: float,
+    ) -> RunRecord:
+        """Add a run that a store has accepted and that begins here, maybe again."""
+        record = self._records.get(run)
+        if record is None:
+            record = RunRecord(run, program, inputs, accepted_at=accepted_at)
+            self._records[run] = record
+            self._count("pending", 1)
+            record.note("accepted", program=program.name)
+        self.began(record)
+        return record
+
+    def settle(self, run: str, ended: Run | None) -> None:
+        """Take note of an adopted run's end; None: it has left this process."""
+        record = self._records.get(run)
+        if record is None or record.is_finished:
+            return
+        if ended is not None:
+            self.finished(record, ended.status, run=ended, error=ended.error)
+            return
+        self._count(record.status, -1)
+        del self._records[run]
+        # Whoever waits for its events looks in the store.
+        record.note("left")
 
     def began(self, record: RunRecord) -> None:
         """Take note that a run is under way."""

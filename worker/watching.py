@@ -13,7 +13,15 @@ import trio
 
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response
-from dspex.runtime.engine import Backend, Effects, Shape, Step, StepResult
+from dspex.runtime.engine import (
+    PLAIN,
+    Backend,
+    Codec,
+    Effects,
+    Shape,
+    Step,
+    StepResult,
+)
 from dspex.runtime.reasons import describe
 from dspex.worker.runs import RunRecord
 
@@ -88,7 +96,14 @@ class _WatchedEffects:
         self._record = record
         self._step = step
 
-    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def perform(
+        self,
+        fingerprint: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        codec: Codec[T] = PLAIN,
+        request: Callable[[], Any] | None = None,  # Any: JSON
+    ) -> T:
         """Pass on, with the call made under the name of this step."""
         was_called = False
 
@@ -101,7 +116,9 @@ class _WatchedEffects:
             finally:
                 _watched_step.reset(token)
 
-        result = await self._inner.perform(fingerprint, named)
+        result = await self._inner.perform(
+            fingerprint, named, codec=codec, request=request
+        )
         if not was_called:
             self._record.note("call_journaled", step=self._step)
         return result

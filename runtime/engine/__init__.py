@@ -1,12 +1,22 @@
 """Programs as data, and the engine that runs them on backends."""
 
 from dspex.runtime.engine.backend import Backend, Shape, StepResult
-from dspex.runtime.engine.effects import Effects
+from dspex.runtime.engine.effects import (
+    PLAIN,
+    Codec,
+    EffectKey,
+    Effects,
+    FinishedEffect,
+    RunJournal,
+)
 from dspex.runtime.engine.engine import Engine
 from dspex.runtime.engine.errors import (
+    EffectDecodeError,
     Place,
     ProgramError,
+    RunFailedError,
     RunInputError,
+    RunInterruptedError,
     StepFailedError,
     StepTimeoutError,
     TooManyDispatchesError,
@@ -16,15 +26,23 @@ from dspex.runtime.engine.program import Program, Step, StepOptions
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
 
 __all__ = [
+    "PLAIN",
     "Backend",
+    "Codec",
+    "EffectDecodeError",
+    "EffectKey",
     "Effects",
     "Engine",
+    "FinishedEffect",
     "Place",
     "Plan",
     "Program",
     "ProgramError",
     "Run",
+    "RunFailedError",
     "RunInputError",
+    "RunInterruptedError",
+    "RunJournal",
     "Shape",
     "Step",
     "StepFailedError",

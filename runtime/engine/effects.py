@@ -3,57 +3,215 @@
 Every model call of a step passes through the run's effects. A call belongs to the
 run, not to the actor or process that asked for it: when that one dies, the call
 goes on, and the next dispatch of the step gets its answer, finished or under way.
+
+A run with a journal keeps each finished effect on disk before anybody gets its
+answer, and starts with those that an earlier process has kept. Their keys are place,
+request and occurrence, so they do not depend on the order of concurrent branches.
 """
 
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import outcome
 import trio
 
+from dspex.runtime.engine.errors import EffectDecodeError
+
 T = TypeVar("T")
 
-# The n-th request with this fingerprint at this place of the run.
-_Key = tuple[str, str, int]
+Json: TypeAlias = Any  # JSON of any shape; the effect's codec knows which
+
+EffectKey: TypeAlias = tuple[str, str, int]
+"""The n-th request with this fingerprint at this place of the run."""
+
+
+def _same(value: Any) -> Any:  # Any: JSON
+    return value
+
+
+def _none(_: object) -> Mapping[str, int]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Codec(Generic[T]):
+    """How the results of one kind of effect are written down and read again."""
+
+    kind: str
+    encode: Callable[[T], Json]
+    decode: Callable[[Json], T]
+    usage: Callable[[T], Mapping[str, int]] = _none
+
+
+PLAIN: Final[Codec[Any]] = Codec("value", _same, _same)
+"""For results that are JSON already."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedEffect:
+    """An effect to be kept: JSON, and what it took."""
+
+    key: EffectKey
+    kind: str
+    request: Json
+    response: Json
+    usage: Mapping[str, int]
+    seconds: float
+    finished_at: float
+
+
+class RunJournal(Protocol):
+    """Where the effects of one run are kept."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        ...
+
+    @property
+    def stored(self) -> Mapping[EffectKey, Json]:
+        """The responses that an earlier attempt has kept."""
+        ...
+
+    async def record(self, effect: FinishedEffect) -> None:
+        """Keep an effect; returns when it is on disk."""
+        ...
+
+    async def note(self, kind: str, body: Mapping[str, Json]) -> None:
+        """Keep that something happened; does not wait for the disk."""
+        ...
+
+
+@dataclass(slots=True)
+class EffectCounts:
+    """How many effects of a step were made, and how many the journal had."""
+
+    live: int = 0
+    journaled: int = 0
 
 
 class EffectLog:
-    """The finished and running effects of one run."""
+    """The finished and running effects of one run.
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    When an effect cannot be kept, `fault` says why, `unsaved` has it, and `scope` is
+    cancelled: what goes on without a journal could be paid twice.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        journal: RunJournal | None = None,
+        *,
+        scope: trio.CancelScope | None = None,
+    ) -> None:
         self._nursery = nursery
-        self._finished: dict[_Key, object] = {}
-        self._running: dict[_Key, _Running] = {}
+        self._journal = journal
+        self._scope = scope
+        self._finished: dict[EffectKey, object] = {}
+        self._running: dict[EffectKey, _Running] = {}
+        self.counts: dict[str, EffectCounts] = {}
+        self.fault: Exception | None = None
+        self.unsaved: list[FinishedEffect] = []
 
     def scope(self, path: str) -> "Effects":
         """Give the effects of one dispatch of one step; `path` names the step."""
         return Effects(self, path)
 
-    async def perform(self, key: _Key, call: Callable[[], Awaitable[object]]) -> object:
-        """Give the effect's result: from the log, from the running call, or anew."""
+    def find(self, key: EffectKey, codec: Codec[T]) -> "_Found[T] | None":
+        """Give a finished effect, of this attempt or of the journal."""
         if key in self._finished:
+            return _Found(cast("T", self._finished[key]))
+        if self._journal is None or key not in self._journal.stored:
+            return None
+        try:
+            value = codec.decode(self._journal.stored[key])
+        except Exception as error:
+            raise EffectDecodeError(key[0], codec.kind, error) from error
+        self._finished[key] = value
+        self._count(key).journaled += 1
+        return _Found(value)
+
+    async def share(
+        self, key: EffectKey, call: Callable[[], Awaitable[T]], pending: "_Pending[T]"
+    ) -> T:
+        """Give the effect's result: from the log, from the running call, or anew."""
+        found = self.find(key, pending.codec)
+        if found is not None:
             await trio.lowlevel.checkpoint()
-            return self._finished[key]
+            return found.value
         running = self._running.get(key)
         if running is None:
             running = self._running[key] = _Running()
-            self._nursery.start_soon(self._run, key, running, call)
-        return await running.wait()
+            self._nursery.start_soon(self._run, key, running, call, pending)
+        return cast("T", await running.wait())
+
+    async def keep(self, key: EffectKey, value: T, pending: "_Pending[T]") -> None:
+        """Take note of a finished effect; returns when it is on disk."""
+        self._count(key).live += 1
+        if self._journal is not None:
+            effect = pending.finish(key, value)
+            try:
+                await self._journal.record(effect)
+            except Exception as error:
+                if self.fault is None:
+                    self.fault = error
+                self.unsaved.append(effect)
+                if self._scope is not None:
+                    self._scope.cancel()
+                raise
+        self._finished[key] = value
 
     async def _run(
-        self, key: _Key, running: "_Running", call: Callable[[], Awaitable[object]]
+        self,
+        key: EffectKey,
+        running: "_Running",
+        call: Callable[[], Awaitable[T]],
+        pending: "_Pending[T]",
     ) -> None:
-        running.result = await outcome.acapture(call)
+        async def make() -> T:
+            value = await call()
+            await self.keep(key, value, pending)
+            return value
+
+        running.result = await outcome.acapture(make)
         if isinstance(running.result, outcome.Error):
             error = running.result.error
             if not isinstance(error, Exception):
                 raise error
-        else:
-            self._finished[key] = running.result.value
         # A failed effect is not kept: the next dispatch may try it again.
         del self._running[key]
         running.done.set()
+
+    def _count(self, key: EffectKey) -> EffectCounts:
+        return self.counts.setdefault(key[0], EffectCounts())
+
+
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending(Generic[T]):
+    """An effect that is about to be made."""
+
+    codec: Codec[T]
+    request: Callable[[], Json] | None
+    started: float = field(default_factory=trio.current_time)
+
+    def finish(self, key: EffectKey, value: T) -> FinishedEffect:
+        return FinishedEffect(
+            key,
+            self.codec.kind,
+            None if self.request is None else self.request(),
+            self.codec.encode(value),
+            self.codec.usage(value),
+            trio.current_time() - self.started,
+            time.time(),
+        )
 
 
 class _Running:
@@ -78,13 +236,52 @@ class Effects:
         self._path = path
         self._seen: Counter[str] = Counter()
 
-    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def path(self) -> str:
+        """The place in the run: the name of the step."""
+        return self._path
+
+    async def perform(
+        self,
+        fingerprint: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        codec: Codec[T] = PLAIN,
+        request: Callable[[], Json] | None = None,
+    ) -> T:
         """Make the call, unless this run has made it already; give its result.
 
         `fingerprint` tells requests apart; equal ones count up, so a step that asks
-        the same thing twice gets two answers, each of them once.
+        the same thing twice gets two answers, each of them once. `codec` writes the
+        result down and reads it again; `request` gives what is kept of the question.
+
+        Raises:
+            StoreError: the result could not be kept; the run is interrupted.
+            Exception: whatever the call raises; it is made anew when asked again.
         """
+        key = self._key(fingerprint)
+        return await self._log.share(key, call, _Pending(codec, request))
+
+    async def perform_here(
+        self,
+        fingerprint: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        codec: Codec[T] = PLAIN,
+        request: Callable[[], Json] | None = None,
+    ) -> T:
+        """As `perform`, but the call is the caller's own and ends with it."""
+        key = self._key(fingerprint)
+        found = self._log.find(key, codec)
+        if found is not None:
+            await trio.lowlevel.checkpoint()
+            return found.value
+        pending = _Pending(codec, request)
+        value = await call()
+        await self._log.keep(key, value, pending)
+        return value
+
+    def _key(self, fingerprint: str) -> EffectKey:
         occurrence = self._seen[fingerprint]
         self._seen[fingerprint] += 1
-        key = (self._path, fingerprint, occurrence)
-        return cast("T", await self._log.perform(key, call))
+        return (self._path, fingerprint, occurrence)

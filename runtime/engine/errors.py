@@ -4,7 +4,11 @@ DspexError
 ├── ProgramError          a program cannot be run as written
 ├── RunInputError         what a run was given does not fit its program
 ├── StepFailedError       a step of a run failed; carries the cause
-└── StepTimeoutError      a step had no result by its deadline
+├── StepTimeoutError      a step had no result by its deadline
+├── TooManyDispatchesError what ran a step died each time
+├── EffectDecodeError     a kept effect cannot be read again
+├── RunInterruptedError   a run was stopped by a fault of its journal
+└── RunFailedError        a run of another process, or an earlier one, failed
 """
 
 from dataclasses import dataclass
@@ -80,3 +84,39 @@ class TooManyDispatchesError(DspexError):
         )
         self.step = step
         self.dispatches = dispatches
+
+
+class EffectDecodeError(DspexError):
+    """What the journal kept of an effect cannot be read by this version."""
+
+    def __init__(self, step: str, kind: str, cause: BaseException) -> None:
+        super().__init__(
+            f"step {step!r}: a kept {kind} effect cannot be read: {describe(cause)}; "
+            "finish the run with the version of dspex that began it"
+        )
+        self.step = step
+        self.kind = kind
+
+
+class RunInterruptedError(DspexError):
+    """A run was stopped by a fault of its journal; it is unfinished, not failed.
+
+    `unsaved` are the effects that were made and could not be kept.
+    """
+
+    def __init__(
+        self, run: str, fault: BaseException, unsaved: tuple[object, ...]
+    ) -> None:
+        super().__init__(f"run {run!r} was interrupted: {describe(fault)}")
+        self.run = run
+        self.fault = fault
+        self.unsaved = unsaved
+
+
+class RunFailedError(DspexError):
+    """A run failed, as the store tells; `kind` is the class of the error it had."""
+
+    def __init__(self, run: str, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.run = run
+        self.kind = kind

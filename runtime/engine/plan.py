@@ -1,13 +1,16 @@
 """Plan: a program with its names resolved and its wiring checked."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
-from dspex.runtime.engine.backend import Backend, Shape
+from dspex.runtime.engine.backend import Backend, Shape, StepResult
+from dspex.runtime.engine.effects import Codec
 from dspex.runtime.engine.errors import ProgramError, RunInputError
 from dspex.runtime.engine.program import Program, Step
 from dspex.runtime.errors import DspexError
@@ -39,6 +42,48 @@ class Plan:
     wiring: Mapping[str, Mapping[str, Reference | Literal]]
     inputs: Mapping[str, Any]  # Any: types, such as Literal, that are no classes
     outputs: Mapping[str, Reference]
+    actors: str
+    """What the names of its actors begin with."""
+    _adapters: dict[str, TypeAdapter[Any]] = dataclasses.field(
+        default_factory=dict[str, TypeAdapter[Any]], compare=False, repr=False
+    )
+
+    def result_codec(self, step: str) -> Codec[StepResult]:
+        """Give what writes down and reads again the results of a step."""
+        types = self.shapes[step].outputs
+        return Codec(
+            "step",
+            lambda result: {
+                "outputs": to_jsonable_python(dict(result.outputs), fallback=str),
+                "usage": dict(result.usage),
+            },
+            lambda data: StepResult(
+                {
+                    name: self._read(f"{step}.{name}", types.get(name, Any), value)
+                    for name, value in data["outputs"].items()
+                },
+                data["usage"],
+            ),
+        )
+
+    def read_outputs(self, data: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
+        """Give a run's outputs from JSON, converted to their types."""
+        found: dict[str, Any] = {}  # Any: whatever the signatures say
+        for name, value in data.items():
+            source = self.outputs.get(name)
+            annotation: Any = Any
+            if source is not None and source.step is not None:
+                annotation = self.shapes[source.step].outputs[source.field]
+            elif source is not None:
+                annotation = self.inputs[source.field]
+            found[name] = self._read(f"outputs.{name}", annotation, value)
+        return found
+
+    def _read(self, key: str, annotation: Any, value: object) -> Any:  # Any: a type
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            adapter = self._adapters[key] = TypeAdapter(annotation)
+        return adapter.validate_python(value)
 
     @property
     def dependencies(self) -> dict[str, set[str]]:
@@ -69,7 +114,7 @@ class Plan:
             if name not in given:
                 raise RunInputError(self.program.name, name, "is missing")
             try:
-                checked[name] = TypeAdapter(annotation).validate_python(given[name])
+                checked[name] = self._read(f"inputs.{name}", annotation, given[name])
             except ValidationError as error:
                 problem = error.errors()[0]["msg"]
                 raise RunInputError(
@@ -88,8 +133,12 @@ def type_name(annotation: object) -> str:
     return str(annotation).replace("typing.", "")
 
 
-def make_plan(program: Program, backends: Mapping[str, Backend]) -> Plan:
+def make_plan(
+    program: Program, backends: Mapping[str, Backend], *, actors: str | None = None
+) -> Plan:
     """Check a program and resolve its names.
+
+    `actors` is what the names of its actors begin with, instead of its own name.
 
     Raises:
         ProgramError: unknown module, signature type or name, a cycle; names file,
@@ -106,6 +155,7 @@ def make_plan(program: Program, backends: Mapping[str, Backend]) -> Plan:
         wiring,
         _program_inputs(wiring, shapes),
         _outputs(program, shapes),
+        program.name if actors is None else actors,
     )
     try:
         TopologicalSorter(plan.dependencies).prepare()

@@ -1,9 +1,11 @@
 """Program and Step: what to run, as data."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from dspex.runtime.engine.errors import Place, ProgramError
@@ -66,10 +68,33 @@ class Program(BaseModel):
     description: str = ""
 
     _source: Source | None = PrivateAttr(default=None)
+    _digest: str | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         # What a program says counts, not the file that it was read from.
-        return isinstance(other, Program) and self.model_dump() == other.model_dump()
+        if self is other:
+            return True
+        return isinstance(other, Program) and self.digest == other.digest
+
+    def model_copy(
+        self,
+        *,
+        update: Mapping[str, Any] | None = None,  # Any: as in pydantic
+        deep: bool = False,
+    ) -> Self:
+        """Give a copy with some fields changed, which are not checked again."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._digest = None
+        return copied
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the program says."""
+        if self._digest is None:
+            data = self.model_dump(mode="json")
+            text = msgspec.json.encode(data, order="deterministic")
+            self._digest = hashlib.sha256(text).hexdigest()
+        return self._digest
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

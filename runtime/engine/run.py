@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic_core import to_jsonable_python
 
-RunStatus = Literal["succeeded", "failed"]
+from dspex.runtime.journal import RunCancelledError
+
+RunStatus = Literal["succeeded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class StepRecord:
     usage: Mapping[str, int] = field(default_factory=dict[str, int])
     restarts: int = 0
     """How often it was dispatched again because what ran it had died."""
+    started_at: float | None = None
+    """When it was started, in seconds of the epoch."""
+    live: int = 0
+    """How many effects (model calls, python steps) were made."""
+    journaled: int = 0
+    """How many effects the journal answered, paid for by an earlier process."""
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Give plain data."""
@@ -39,7 +48,16 @@ class StepRecord:
             "seconds": round(self.seconds, 3),
             "usage": dict(self.usage),
             "restarts": self.restarts,
+            "started_at": self.started_at,
+            "live": self.live,
+            "journaled": self.journaled,
+            "error": self.error,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:  # Any: JSON
+        """Read what `to_json` gave."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +72,10 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """Whether it succeeded or failed."""
-        return "succeeded" if self.error is None else "failed"
+        """How it ended."""
+        if self.error is None:
+            return "succeeded"
+        return "cancelled" if isinstance(self.error, RunCancelledError) else "failed"
 
     @property
     def outputs(self) -> Mapping[str, Any]:  # Any: whatever the signatures say

@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from dspex import Program, open_runtime
-from dspex.runtime.engine import ProgramError, StepFailedError
+from dspex.runtime.engine import StepFailedError
 from dspex.testing import ScriptedLM
 from dspex.worker.app import RuntimeStoppedError
 
@@ -69,12 +69,15 @@ async def test_outputs_of_a_failed_run_raise_its_error() -> None:
             _ = run.outputs
 
 
-async def test_another_program_of_the_same_name_is_refused() -> None:
+async def test_versions_of_a_program_live_side_by_side() -> None:
     async with open_runtime(ScriptedLM(lambda _: ANSWER)) as rt:
         await rt.run(one_step(), ticket="x")
         await rt.run(one_step(), ticket="x")
-        with pytest.raises(ProgramError, match="another program named 'p' is loaded"):
-            await rt.run(one_step(timeout=7.0), ticket="x")
+        assert len(rt.programs) == 1
+        newer = one_step(timeout=7.0)
+        assert (await rt.run(newer, ticket="x")).status == "succeeded"
+        assert rt.program("p") == newer
+        assert [plan.actors for plan in rt.programs] == ["p", f"p@{newer.digest[:8]}"]
 
 
 async def test_a_tree_that_gave_up_ends_the_block_with_the_reason(

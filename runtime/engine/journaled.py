@@ -1,0 +1,67 @@
+"""JournaledRun: the effects of one run, kept in the store under its fence."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic_core import to_json
+
+from dspex.runtime.engine.effects import EffectKey, FinishedEffect, Json
+from dspex.runtime.journal import AddEvent, Fence, Journal, RecordEffect
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledRun:
+    """What the engine needs to keep the effects of a run that this worker has."""
+
+    journal: Journal
+    fence: Fence
+    stored: Mapping[EffectKey, Json] = field(default_factory=dict[EffectKey, Json])
+    keep_requests: bool = True
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.fence.run
+
+    async def record(self, effect: FinishedEffect) -> None:
+        """Keep an effect; returns when it is on disk.
+
+        Raises:
+            StoreError: it is not on disk.
+            LeaseLostError: the run belongs to another worker now.
+            RunCancelledError: the run was cancelled.
+        """
+        path, fingerprint, occurrence = effect.key
+        request = effect.request if self.keep_requests else None
+        await self.journal.write(
+            RecordEffect(
+                self.fence,
+                path,
+                fingerprint,
+                occurrence,
+                effect.kind,
+                None if request is None else to_text(request),
+                to_text(effect.response),
+                to_text(effect.usage) if effect.usage else None,
+                effect.seconds,
+                effect.finished_at,
+            )
+        )
+
+    async def note(self, kind: str, body: Mapping[str, Json]) -> None:
+        """Keep that something happened; does not wait for the disk."""
+        await self.journal.note(AddEvent(self.fence, time.time(), kind, to_text(body)))
+
+
+def to_text(value: object) -> str:
+    """Give JSON text; what JSON has no form for is written as its str."""
+    return to_json(value, fallback=str).decode()
+
+
+async def read_stored(journal: Journal, run: str) -> dict[EffectKey, Json]:
+    """Give the responses that earlier attempts of a run have kept."""
+    return {
+        (row.path, row.fingerprint, row.occurrence): row.response
+        for row in await journal.effects(run)
+    }

@@ -1,0 +1,355 @@
+"""DurableRuns: the actor that claims runs from the store, executes and ends them."""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import structlog
+import trio
+
+from dspex.runtime import Actor
+from dspex.runtime.engine.effects import FinishedEffect, RunJournal
+from dspex.runtime.engine.errors import RunInterruptedError
+from dspex.runtime.engine.journaled import JournaledRun, read_stored, to_text
+from dspex.runtime.engine.run import Run
+from dspex.runtime.errors import DspexError
+from dspex.runtime.journal import (
+    Fence,
+    FinishRun,
+    Journal,
+    LeaseLostError,
+    RunCancelledError,
+    RunRow,
+    StoreError,
+)
+from dspex.runtime.journal.liveness import Watch, this_process
+from dspex.runtime.reasons import ExitReason, describe
+
+log = structlog.get_logger("dspex")
+
+BEATS_PER_LEASE: Final = 4
+_CLAIM_AT_ONCE: Final = 100
+_FAREWELL_SECONDS: Final = 2.0
+
+# What an interrupted attempt made and could not keep; None at the first attempt.
+_Unsaved = tuple[FinishedEffect, ...] | None
+
+# Executes a run, its effects kept in the journal.
+ExecuteRun = Callable[[RunRow, RunJournal], Awaitable[Run]]
+
+# Hears of the end of each run; None: this process has it no more.
+OnEnd = Callable[[str, Run | None], None]
+
+
+@dataclass(slots=True)
+class RunWaiter:
+    """Somebody waits here for the end of a run of this process."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    run: Run | None = None
+    waiting: int = 0
+
+
+class RunBoard:
+    """What outlives an incarnation of DurableRuns: who waits, what it was."""
+
+    def __init__(self, *, max_runs: int, on_end: OnEnd) -> None:
+        self.max_runs = max_runs
+        self._on_end = on_end
+        self.worker: str | None = None
+        self.is_draining = False
+        self.reserved: set[str] = set()
+        self.active: set[str] = set()
+        self.idle = trio.Event()
+        """Set when nothing runs any more, after `is_draining` was."""
+        self.own: deque[str] = deque()
+        """Accepted here, pending: not yet claimed."""
+        self._waiters: dict[str, RunWaiter] = {}
+
+    def reserve(self, run: str) -> str | None:
+        """Take a place for a run that is started at once; give the worker's id."""
+        if not self.free or self.own or self.worker is None:
+            return None
+        self.reserved.add(run)
+        return self.worker
+
+    @property
+    def free(self) -> int:
+        """How many more runs may run now."""
+        if self.is_draining:
+            return 0
+        return max(0, self.max_runs - len(self.active) - len(self.reserved))
+
+    def has(self, run: str) -> bool:
+        """Whether `tell` will be called for this run, unless the actor dies."""
+        return run in self.active or run in self.reserved
+
+    def expect(self, run: str) -> RunWaiter:
+        """Get ready to wait for a run; `forget` it afterwards."""
+        waiter = self._waiters.setdefault(run, RunWaiter())
+        waiter.waiting += 1
+        return waiter
+
+    def forget(self, run: str, waiter: RunWaiter) -> None:
+        """Take an `expect` back."""
+        waiter.waiting -= 1
+        if not waiter.waiting and self._waiters.get(run) is waiter:
+            del self._waiters[run]
+
+    def tell(self, run: str, ended: Run | None) -> None:
+        """Wake who waits; None: it is not this process's any more, ask the store."""
+        self._on_end(run, ended)
+        waiter = self._waiters.pop(run, None)
+        if waiter is not None:
+            waiter.run = ended
+            waiter.done.set()
+
+
+class DurableRuns(Actor):
+    """Executes the runs that this worker has, at most `board.max_runs` at a time.
+
+    It shows that it lives with a beat every quarter of `lease_seconds`. With `resume`
+    it claims whatever is pending in the store and buries dead workers, so that their
+    runs are pending again; else it claims only what this process has accepted. A run
+    that a fault of the store interrupted is executed again after the next good beat.
+    """
+
+    trap_exit = True
+
+    def __init__(
+        self,
+        journal: Journal,
+        execute: ExecuteRun,
+        board: RunBoard,
+        *,
+        lease_seconds: float,
+        resume: bool,
+        keep_bodies: bool = True,
+    ) -> None:
+        self._journal = journal
+        self._execute_run = execute
+        self._board = board
+        self._lease_seconds = lease_seconds
+        self._resume = resume
+        self._keep_bodies = keep_bodies
+        self._worker = ""
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
+        self._watch = Watch(lease_seconds)
+        self._wake = trio.Event()
+
+    async def init(self) -> None:
+        """Begin with nothing; what the last incarnation had is in the store."""
+        before, self._board.worker = self._board.worker, None
+        self._board.active.clear()
+        self._board.reserved.clear()
+        # Not here: the writer may be waiting for the supervisor that waits for this.
+        self.spawn(self._begin, before)
+
+    async def _begin(self, before: str | None) -> None:
+        """Register as a new worker, bury what this process was before, and live."""
+        while True:
+            try:
+                await self._register()
+                if before is not None:
+                    await self._journal.bury([before])
+                break
+            except StoreError as error:
+                log.warning("worker_not_registered", reason=describe(error))
+            await trio.sleep(self._lease_seconds / BEATS_PER_LEASE)
+        self.spawn(self._beat)
+        self.spawn(self._claim)
+
+    async def _register(self) -> None:
+        identity = this_process()
+        self._worker = f"{identity.pid}-{self.ref.id}-{time.time_ns():x}"
+        await self._journal.register(self._worker, identity)
+        self._board.worker = self._worker
+
+    async def start(self, row: RunRow) -> None:
+        """Execute a run for which a place was reserved."""
+        self._board.reserved.discard(row.id)
+        if row.owner != self._worker:
+            # Accepted for an earlier incarnation, which was buried: pending by now.
+            self._wake.set()
+            return
+        self._execute_soon([row])
+
+    async def wake(self) -> None:
+        """Look for pending runs now."""
+        self._wake.set()
+
+    async def cancel(self, run: str) -> None:
+        """Stop a run that the store has as cancelled."""
+        self._stop_run(run, RunCancelledError(run))
+
+    async def drain(self) -> None:
+        """Claim no more; the board's `idle` is set when the last run has ended."""
+        self._board.is_draining = True
+        self._look_idle()
+
+    async def terminate(self, reason: ExitReason) -> None:
+        """Give the unfinished runs back, so that others can go on at once."""
+        self._board.worker = None
+        self._resume = False
+        self._board.own.clear()
+        for scope in self._scopes.values():
+            scope.cancel()
+        with trio.move_on_after(_FAREWELL_SECONDS, shield=True):
+            try:
+                await self._journal.bury([self._worker])
+            except DspexError as error:
+                log.warning("runs_not_released", reason=describe(error))
+
+    def _look_idle(self) -> None:
+        if self._board.is_draining and not self._board.active:
+            self._board.idle.set()
+
+    # Claiming
+
+    async def _claim(self) -> None:
+        while True:
+            self._wake = trio.Event()
+            try:
+                if await self._claim_some():
+                    continue
+            except StoreError as error:
+                log.warning("runs_not_claimed", reason=describe(error))
+            await self._wake.wait()
+
+    async def _claim_some(self) -> bool:
+        """Claim what there is room for; whether to try again at once."""
+        limit = min(self._board.free, _CLAIM_AT_ONCE)
+        own = self._board.own
+        if not limit or not (self._resume or own):
+            return False
+        only = None if self._resume else [own[i] for i in range(min(limit, len(own)))]
+        rows = await self._journal.claim(self._worker, limit=limit, only=only)
+        if self._resume:
+            claimed = {row.id for row in rows}
+            while own and (own[0] in claimed or not rows):
+                own.popleft()
+        else:
+            for _ in only or ():
+                own.popleft()
+        self._execute_soon(rows)
+        return len(rows) == limit
+
+    # The heart
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._beat_once()
+            except StoreError as error:
+                log.warning("beat_failed", reason=describe(error))
+            await trio.sleep(self._lease_seconds / BEATS_PER_LEASE)
+
+    async def _beat_once(self) -> None:
+        beat = await self._journal.beat(self._worker, list(self._scopes))
+        if not beat.is_known:
+            await self._lost()
+            return
+        for run in beat.lost & self._scopes.keys():
+            self._stop_run(run, None)
+        again, self._interrupted = self._interrupted, {}
+        for row, unsaved in again.values():
+            self._start(row, unsaved)
+        if not self._resume:
+            return
+        dead = self._watch.dead(beat.others)
+        if dead:
+            back = await self._journal.bury(dead)
+            log.warning("workers_buried", workers=dead, runs=back)
+        if beat.has_pending or dead:
+            self._wake.set()
+
+    async def _lost(self) -> None:
+        """Others took this worker for dead: its runs are theirs now."""
+        log.warning("lease_lost", worker=self._worker, runs=len(self._scopes))
+        for run in list(self._scopes):
+            self._stop_run(run, None)
+        for run in list(self._interrupted):
+            self._board.tell(run, None)
+        self._interrupted.clear()
+        await self._register()
+        self._wake.set()
+
+    def _stop_run(self, run: str, error: Exception | None) -> None:
+        scope = self._scopes.get(run)
+        if scope is not None:
+            scope.cancel()
+        self._interrupted.pop(run, None)
+
+    # Executing
+
+    def _execute_soon(self, rows: Iterable[RunRow]) -> None:
+        for row in rows:
+            self._start(row, None)
+
+    def _start(self, row: RunRow, unsaved: _Unsaved) -> None:
+        self._board.active.add(row.id)
+        self.spawn(self._execute, row, unsaved)
+
+    async def _execute(self, row: RunRow, unsaved: _Unsaved) -> None:
+        scope = self._scopes[row.id] = trio.CancelScope()
+        ended: Run | None = None
+        try:
+            with scope:
+                ended = await self._run(row, unsaved)
+        except RunInterruptedError as error:
+            self._keep_interrupted(row, error)
+        except (LeaseLostError, RunCancelledError, StoreError) as error:
+            self._keep_interrupted(
+                row, RunInterruptedError(row.id, error, unsaved or ())
+            )
+        finally:
+            del self._scopes[row.id]
+            self._board.active.discard(row.id)
+        if row.id not in self._interrupted:
+            self._board.tell(row.id, ended)
+        self._wake.set()
+        self._look_idle()
+
+    def _keep_interrupted(self, row: RunRow, error: RunInterruptedError) -> None:
+        log.warning("run_interrupted", run=row.id, reason=describe(error.fault))
+        if isinstance(error.fault, StoreError):
+            unsaved = cast("tuple[FinishedEffect, ...]", error.unsaved)
+            self._interrupted[row.id] = (row, unsaved)
+
+    async def _run(self, row: RunRow, unsaved: _Unsaved) -> Run:
+        fence = Fence(row.id, self._worker, row.epoch)
+        first = JournaledRun(self._journal, fence)
+        for effect in unsaved or ():
+            await first.record(effect)
+        # A first attempt has nothing there yet.
+        is_first = row.epoch == 1 and unsaved is None
+        stored = {} if is_first else await read_stored(self._journal, row.id)
+        await first.note("started", {"worker": self._worker, "epoch": row.epoch})
+        journaled = JournaledRun(self._journal, fence, stored)
+        try:
+            ended = await self._execute_run(row, journaled)
+        except (StoreError, RunInterruptedError, LeaseLostError, RunCancelledError):
+            raise
+        # The edge between a run and its worker: what cannot be run fails this run.
+        except Exception as error:  # noqa: BLE001
+            ended = Run(row.id, row.program, (), {}, error)
+        await self._journal.write(
+            FinishRun(
+                fence,
+                ended.status,
+                None if ended.error is not None else to_text(dict(ended.given)),
+                None if ended.error is None else error_text(ended.error),
+                to_text([record.to_json() for record in ended.steps]),
+                time.time(),
+                keep_bodies=self._keep_bodies,
+            )
+        )
+        return ended
+
+
+def error_text(error: BaseException) -> str:
+    """Give an error as it is kept: its class and its message."""
+    return to_text({"kind": type(error).__name__, "message": describe(error)})

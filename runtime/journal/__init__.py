@@ -1,0 +1,72 @@
+"""The journal: what was accepted is finished, and nothing finished is paid twice."""
+
+from dspex.runtime.journal.errors import (
+    LeaseLostError,
+    RunCancelledError,
+    RunNotFoundError,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreOpenError,
+    StoreReadOnlyError,
+    StoreVersionError,
+    VersionNotFoundError,
+)
+from dspex.runtime.journal.journal import (
+    WRITER,
+    BlockingStore,
+    Journal,
+    encode,
+    open_store,
+)
+from dspex.runtime.journal.records import (
+    FINISHED,
+    UNFINISHED,
+    EffectRow,
+    Event,
+    Fence,
+    ProgramVersion,
+    RunRow,
+    RunState,
+    WorkerIdentity,
+    WorkerRow,
+)
+from dspex.runtime.journal.writer import JournalWriter
+from dspex.runtime.journal.writes import AcceptRun, AddEvent, FinishRun, RecordEffect
+
+__all__ = [
+    "FINISHED",
+    "UNFINISHED",
+    "WRITER",
+    "AcceptRun",
+    "AddEvent",
+    "BlockingStore",
+    "EffectRow",
+    "Event",
+    "Fence",
+    "FinishRun",
+    "Journal",
+    "JournalWriter",
+    "LeaseLostError",
+    "ProgramVersion",
+    "RecordEffect",
+    "RunCancelledError",
+    "RunNotFoundError",
+    "RunRow",
+    "RunState",
+    "StoreBusyError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreOpenError",
+    "StoreReadOnlyError",
+    "StoreVersionError",
+    "VersionNotFoundError",
+    "WorkerIdentity",
+    "WorkerRow",
+    "encode",
+    "open_store",
+]

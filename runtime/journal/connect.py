@@ -1,0 +1,165 @@
+"""Connections to the store: SQLite that loses nothing, or Postgres by psycopg."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from dspex.runtime.journal.errors import (
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
+
+BUSY_SECONDS: Final = 5.0
+"""How long a write waits for another process that writes to the same file."""
+
+_WAL_TRIES: Final = 50
+_WAL_WAIT_SECONDS: Final = 0.1
+
+# The beginnings of SQLite's error names, and of Postgres's SQLSTATEs.
+_SQLITE_FAULTS: Final = {
+    "SQLITE_FULL": StoreFullError,
+    "SQLITE_BUSY": StoreLockedError,
+    "SQLITE_LOCKED": StoreLockedError,
+    "SQLITE_READONLY": StoreReadOnlyError,
+    "SQLITE_CORRUPT": StoreCorruptError,
+    "SQLITE_NOTADB": StoreCorruptError,
+    "SQLITE_CANTOPEN": StoreOpenError,
+    "SQLITE_PERM": StoreOpenError,
+    "SQLITE_AUTH": StoreOpenError,
+}
+_POSTGRES_FAULTS: Final = {
+    "53100": StoreFullError,
+    "55P03": StoreLockedError,
+    "25006": StoreReadOnlyError,
+    "42501": StoreReadOnlyError,
+    "XX001": StoreCorruptError,
+    "XX002": StoreCorruptError,
+    "08": StoreOpenError,
+    "28": StoreOpenError,
+    "3D": StoreOpenError,
+    "57P": StoreOpenError,
+}
+
+
+def store_url(store: str | Path) -> URL:
+    """Give the URL of a store: a path is a SQLite file.
+
+    Raises:
+        StoreOpenError: neither a path nor a URL of a kind that dspex can open.
+    """
+    if isinstance(store, Path) or "://" not in store:
+        if not str(store):
+            raise StoreOpenError(repr(store), "it has no name")
+        return URL.create("sqlite", database=str(Path(store).absolute()))
+    try:
+        url = make_url(store)
+    except ArgumentError as error:
+        raise StoreOpenError(repr(store), "it is neither a path nor a URL") from error
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise StoreOpenError(
+            str(url), "it is neither a file nor postgresql://USER@HOST/DATABASE"
+        )
+    return url
+
+
+def connect(url: URL, *, writes: bool, connections: int) -> Engine:
+    """Make an engine with at most so many connections; opens none yet.
+
+    Raises:
+        StoreOpenError: psycopg is not installed.
+    """
+    options: dict[str, Any] = {}  # Any: create_engine's own
+    if url.get_backend_name() == "sqlite":
+        options["timeout"] = BUSY_SECONDS
+        options["check_same_thread"] = False
+    else:
+        options["connect_timeout"] = int(BUSY_SECONDS)
+    try:
+        engine = create_engine(
+            url,
+            connect_args=options,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=BUSY_SECONDS,
+            pool_pre_ping=url.get_backend_name() != "sqlite",
+        )
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StoreOpenError(
+            str(url), "psycopg is not installed: pip install 'dspex[postgres]'"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        _set_up_sqlite(engine, writes=writes)
+    return engine
+
+
+def _set_up_sqlite(engine: Engine, *, writes: bool) -> None:
+    # Any: the connection of sqlite3, which SQLAlchemy hands out untyped.
+    def on_connect(connection: Any, _: object) -> None:
+        # SQLAlchemy begins transactions, not the driver.
+        connection.isolation_level = None
+        if writes:
+            _use_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    def on_begin(connection: Any) -> None:  # Any: SQLAlchemy's Connection
+        # A write transaction that begins as a read one cannot wait for its turn.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+
+
+def _use_wal(connection: Any) -> None:  # Any: as above
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    # The busy timeout does not count for this statement.
+    for left in range(_WAL_TRIES, -1, -1):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except Exception as error:
+            if getattr(error, "sqlite_errorname", "") != "SQLITE_BUSY" or not left:
+                raise
+        time.sleep(_WAL_WAIT_SECONDS)
+
+
+@contextmanager
+def faults(url: URL) -> Generator[None]:
+    """Turn the database's own errors into StoreError."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise _translate(url, error) from error
+
+
+def _translate(url: URL, error: SQLAlchemyError) -> StoreError:
+    cause = getattr(error, "orig", None) or error
+    code = str(
+        getattr(cause, "sqlite_errorname", None)
+        or getattr(cause, "sqlstate", None)
+        or ""
+    )
+    kind = StoreError
+    for table in (_SQLITE_FAULTS, _POSTGRES_FAULTS):
+        for beginning, fault in table.items():
+            if code.startswith(beginning):
+                kind = fault
+    if not code and getattr(error, "connection_invalidated", False):
+        kind = StoreOpenError
+    if not code and type(cause).__name__ in {"OperationalError", "ConnectionTimeout"}:
+        kind = StoreOpenError
+    problem = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+    return kind(url.render_as_string(), problem)

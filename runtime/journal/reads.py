@@ -1,0 +1,144 @@
+"""Reading the store: programs, runs, effects and events as records."""
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, RowMapping, select
+
+from dspex.runtime.journal import schema
+from dspex.runtime.journal.errors import RunNotFoundError, VersionNotFoundError
+from dspex.runtime.journal.records import (
+    EffectRow,
+    Event,
+    Json,
+    ProgramVersion,
+    RunRow,
+)
+
+
+def program_version(row: RowMapping) -> ProgramVersion:
+    """Give a row of the program table as a record."""
+    return ProgramVersion(
+        name=row["name"],
+        version=row["version"],
+        digest=row["digest"],
+        body=json.loads(row["body"]),
+        parent=row["parent"],
+        made_by=row["made_by"],
+        scores=json.loads(row["scores"]),
+        created_at=row["created_at"],
+    )
+
+
+def run_row(row: RowMapping) -> RunRow:
+    """Give a row of the run table as a record."""
+    return RunRow(
+        id=row["id"],
+        program=row["program"],
+        version=row["version"],
+        state=row["state"],
+        inputs=_load(row["inputs"]),
+        options=_load(row["options"]) or {},
+        outputs=_load(row["outputs"]),
+        error=row["error"],
+        steps=_load(row["steps"]),
+        owner=row["owner"],
+        epoch=row["epoch"],
+        accepted_at=row["accepted_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )
+
+
+def _load(text: str | None) -> Json:
+    return None if text is None else json.loads(text)
+
+
+def read_program(
+    connection: Connection, name: str, version: int | None
+) -> ProgramVersion:
+    """Give a version of a program, the newest for None.
+
+    Raises:
+        VersionNotFoundError: it is not there.
+    """
+    table = schema.program
+    query = select(table).where(table.c.name == name)
+    if version is not None:
+        query = query.where(table.c.version == version)
+    found = connection.execute(query.order_by(table.c.version.desc()).limit(1))
+    row = found.mappings().first()
+    if row is None:
+        raise VersionNotFoundError(name, version)
+    return program_version(row)
+
+
+def read_programs(connection: Connection, name: str | None) -> list[ProgramVersion]:
+    """Give the versions of one program, or of all, oldest first."""
+    table = schema.program
+    query = select(table).order_by(table.c.name, table.c.version)
+    if name is not None:
+        query = query.where(table.c.name == name)
+    return [program_version(row) for row in connection.execute(query).mappings()]
+
+
+def read_run(connection: Connection, run: str) -> RunRow:
+    """Give a run.
+
+    Raises:
+        RunNotFoundError: it is not there.
+    """
+    found = connection.execute(select(schema.run).where(schema.run.c.id == run))
+    row = found.mappings().first()
+    if row is None:
+        raise RunNotFoundError(run)
+    return run_row(row)
+
+
+def read_runs(
+    connection: Connection, *, states: Sequence[str], program: str | None, limit: int
+) -> list[RunRow]:
+    """Give the newest runs in any of these states (empty: in all), newest first."""
+    columns = schema.run.c
+    query = select(schema.run).order_by(columns.accepted_at.desc(), columns.id)
+    if states:
+        query = query.where(columns.state.in_(states))
+    if program is not None:
+        query = query.where(columns.program == program)
+    return [run_row(row) for row in connection.execute(query.limit(limit)).mappings()]
+
+
+def read_effects(connection: Connection, run: str) -> list[EffectRow]:
+    """Give the finished effects of a run, in the order in which they finished."""
+    columns = schema.effect.c
+    rows = connection.execute(
+        select(schema.effect).where(columns.run == run).order_by(columns.finished_at)
+    )
+    return [
+        EffectRow(
+            path=row.path,
+            fingerprint=row.fingerprint,
+            occurrence=row.occurrence,
+            kind=row.kind,
+            request=_load(row.request),
+            response=_load(row.response),
+            usage=_load(row.usage) or {},
+            seconds=row.seconds,
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]
+
+
+def read_events(connection: Connection, run: str, *, after: int) -> list[Event]:
+    """Give what happened to a run after the event of that number."""
+    columns = schema.event.c
+    rows = connection.execute(
+        select(schema.event)
+        .where(columns.run == run, columns.number > after)
+        .order_by(columns.number)
+    )
+    return [
+        Event(row.number, row.run, row.at, row.kind, json.loads(row.body))
+        for row in rows
+    ]

@@ -1,0 +1,159 @@
+"""Writes: what can be asked of the store's writer, each one whole or not at all.
+
+Each can be asked for again after the writer died with the answer unknown: the second
+time finds the first one's rows and changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dspex.runtime.journal.records import Fence, RunState, WorkerIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class SaveProgram:
+    """Keep a version of a program; gives its ProgramVersion.
+
+    The same text as the newest version (as any version, unless `always_new`) is that
+    version.
+    """
+
+    name: str
+    digest: str
+    body: str
+    parent: int | None
+    made_by: str
+    scores: Mapping[str, float]
+    created_at: float
+    always_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRun:
+    """Keep a run; with an owner it is running from the start.
+
+    Gives False if the id is there already and is not this owner's.
+    """
+
+    id: str
+    program: str
+    version: int
+    inputs: str
+    options: str
+    accepted_at: float
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRuns:
+    """Give up to `limit` pending runs to `owner`, oldest first; gives their rows.
+
+    With `only`, none but those are given; to a worker that is not known, none at all.
+    """
+
+    owner: str
+    limit: int
+    at: float
+    only: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEffect:
+    """Keep a finished effect."""
+
+    fence: Fence
+    path: str
+    fingerprint: str
+    occurrence: int
+    kind: str
+    request: str | None
+    response: str
+    usage: str | None
+    seconds: float
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddEvent:
+    """Keep something that happened; dropped if the fence does not hold."""
+
+    fence: Fence
+    at: float
+    kind: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRun:
+    """End a run; `bodies` says what is kept of its effects from now on."""
+
+    fence: Fence
+    state: RunState
+    outputs: str | None
+    error: str | None
+    steps: str
+    finished_at: float
+    keep_bodies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    """Cancel a run whoever has it; gives the state it has now, None if unknown."""
+
+    id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRuns:
+    """Give runs of an owner back, to be claimed by any worker."""
+
+    owner: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterWorker:
+    """Make a worker known."""
+
+    id: str
+    identity: WorkerIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class SendBeat:
+    """Show that a worker lives; gives a Beat. `runs` are those it works on."""
+
+    worker: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuryWorkers:
+    """Forget workers and give their runs back; gives how many runs that were."""
+
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRuns:
+    """Forget finished runs that ended before a time; gives how many."""
+
+    before: float
+
+
+Write: TypeAlias = (
+    SaveProgram
+    | AcceptRun
+    | ClaimRuns
+    | RecordEffect
+    | AddEvent
+    | FinishRun
+    | CancelRun
+    | ReleaseRuns
+    | RegisterWorker
+    | SendBeat
+    | BuryWorkers
+    | PruneRuns
+)

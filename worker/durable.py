@@ -1,0 +1,228 @@
+"""DurableDesk: runs accepted when they are on disk, and finished whatever dies.
+
+Made by `open_runtime(store=...)`, which puts the actors behind it on the tree.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+
+from dspex.runtime import ActorRef, CallError, NoProcessError
+from dspex.runtime.engine import (
+    Plan,
+    Program,
+    Run,
+    RunFailedError,
+    StepRecord,
+)
+from dspex.runtime.engine.journaled import to_text
+from dspex.runtime.engine.runs import DurableRuns, RunBoard
+from dspex.runtime.journal import (
+    AcceptRun,
+    Event,
+    Journal,
+    RunCancelledError,
+    RunNotFoundError,
+    RunRow,
+)
+from dspex.runtime.registry import Registry
+from dspex.worker.runs import KeyReusedError, RunEvent
+
+RUNS: Final = "runs"
+"""The name of the actor that executes runs."""
+
+# Runs of this process tell of their end; those of others are looked at.
+_POLL_SECONDS: Final = 0.25
+_OWN_POLL_SECONDS: Final = 5.0
+
+# Idempotency keys become run ids under this name.
+_KEYS: Final = uuid.UUID("5d0c5a0e-6f0b-5c57-9d84-2a6f0e4f7f2b")
+
+# Gives the plan of a program that is in the store, without starting anything.
+StoredPlan = Callable[[str, int], Awaitable[Plan]]
+
+
+class DurableDesk:
+    """Accepts runs into the store, and tells what became of them."""
+
+    stored_plan: StoredPlan
+
+    def __init__(self, journal: Journal, registry: Registry, board: RunBoard) -> None:
+        self.journal = journal
+        self._registry = registry
+        self._board = board
+        self._versions: dict[str, tuple[Program, int]] = {}
+
+    async def version_of(self, program: Program) -> int:
+        """Give the version that the program is in the store, kept now if it is new."""
+        known = self._versions.get(program.name)
+        if known is not None and known[0] == program:
+            return known[1]
+        saved = await self.journal.save_program(
+            program.name, program.model_dump(mode="json"), made_by="run"
+        )
+        self._versions[program.name] = (program, saved.version)
+        return saved.version
+
+    async def submit(
+        self,
+        program: Program,
+        inputs: Mapping[str, Any],  # Any: checked by the plan
+        *,
+        key: str | None,
+    ) -> str:
+        """Keep a run whose inputs were checked; it is on disk when this returns.
+
+        The same `key` gives the same id, in every process.
+
+        Raises:
+            KeyReusedError: the key's run has another program or other inputs.
+            StoreError: it was not accepted.
+        """
+        version = await self.version_of(program)
+        run = (uuid.uuid4() if key is None else uuid.uuid5(_KEYS, key)).hex
+        owner = self._board.reserve(run)
+        write = AcceptRun(
+            run, program.name, version, to_text(dict(inputs)), "{}", time.time(), owner
+        )
+        try:
+            is_new = await self.journal.accept(write)
+        except BaseException:
+            self._board.reserved.discard(run)
+            raise
+        if not is_new:
+            self._board.reserved.discard(run)
+            row = await self.journal.run(run)
+            same = to_text(row.inputs) == write.inputs
+            if (row.program, row.version) != (program.name, version) or not same:
+                raise KeyReusedError(key or "", run)
+            return run
+        await self._start(write, owner)
+        return run
+
+    async def _start(self, write: AcceptRun, owner: str | None) -> None:
+        ref: ActorRef[DurableRuns] | None = self._registry.whereis(RUNS)
+        if owner is None:
+            self._board.own.append(write.id)
+        if ref is None:
+            # Its next incarnation finds the run in the store.
+            return
+        with suppress(NoProcessError):
+            if owner is None:
+                await ref.cast(DurableRuns.wake)
+            else:
+                await ref.cast(DurableRuns.start, _first_row(write))
+
+    async def result(self, run: str) -> Run:
+        """Wait for the end of a run and give it.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunCancelledError: it was cancelled.
+        """
+        waiter = self._board.expect(run)
+        try:
+            poll = _OWN_POLL_SECONDS if self._board.has(run) else 0.0
+            while True:
+                with trio.move_on_after(poll):
+                    await waiter.done.wait()
+                if waiter.run is not None:
+                    return waiter.run
+                row = await self.journal.run(run)
+                if row.is_finished:
+                    return await self.read(row)
+                if waiter.done.is_set():
+                    waiter = self._board.expect(run)
+                is_own = self._board.has(run)
+                poll = _OWN_POLL_SECONDS if is_own else _POLL_SECONDS
+        finally:
+            self._board.forget(run, waiter)
+
+    async def read(self, row: RunRow) -> Run:
+        """Give a finished run as the store has it.
+
+        Raises:
+            RunCancelledError: it was cancelled.
+        """
+        steps = tuple(StepRecord.from_json(data) for data in row.steps or ())
+        if row.state == "succeeded":
+            plan = await self.stored_plan(row.program, row.version)
+            return Run(row.id, row.program, steps, plan.read_outputs(row.outputs))
+        error = _error(row)
+        if isinstance(error, RunCancelledError):
+            raise error
+        return Run(row.id, row.program, steps, {}, error)
+
+    async def cancel(self, run: str) -> None:
+        """Cancel a run, whoever executes it; nothing happens to a finished one.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        if await self.journal.cancel(run) is None:
+            raise RunNotFoundError(run)
+        ref: ActorRef[DurableRuns] | None = self._registry.whereis(RUNS)
+        if ref is not None:
+            # Else it learns of it with its next write, or at its next start.
+            with suppress(CallError):
+                await ref.call(DurableRuns.cancel, run)
+
+    async def next_events(self, run: str, *, after: int) -> list[RunEvent]:
+        """Give a run's events after that number; wait for one. Empty: it has ended.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        while True:
+            row = await self.journal.run(run)
+            found = await self.journal.events(run, after=after)
+            if found or row.is_finished:
+                return [_event(event) for event in found]
+            await trio.sleep(_POLL_SECONDS)
+
+    async def drain(self, timeout: float) -> bool:
+        """Start no more runs, and wait for those that run; whether all have ended."""
+        self._board.is_draining = True
+        ref: ActorRef[DurableRuns] | None = self._registry.whereis(RUNS)
+        if ref is not None:
+            await ref.call(DurableRuns.drain)
+        with trio.move_on_after(timeout):
+            await self._board.idle.wait()
+        return self._board.idle.is_set()
+
+
+def _event(event: Event) -> RunEvent:
+    return RunEvent(event.number, event.run, event.kind, event.at, event.body)
+
+
+def _first_row(write: AcceptRun) -> RunRow:
+    return RunRow(
+        write.id,
+        write.program,
+        write.version,
+        "running",
+        json.loads(write.inputs),
+        {},
+        None,
+        None,
+        None,
+        write.owner,
+        1,
+        write.accepted_at,
+        write.accepted_at,
+        None,
+    )
+
+
+def _error(row: RunRow) -> Exception:
+    if row.state == "cancelled":
+        return RunCancelledError(row.id)
+    found = json.loads(row.error or "{}")
+    return RunFailedError(
+        row.id, found.get("kind", "Exception"), found.get("message", "unknown")
+    )
