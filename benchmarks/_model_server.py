@@ -16,7 +16,7 @@ ANSWER = json.dumps(
         "id": "chatcmpl-benchmark",
         "object": "chat.completion",
         "created": 1,
-        "model": "fake",
+        "model": "gpt-4o-mini",
         "choices": [
             {
                 "index": 0,

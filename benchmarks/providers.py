@@ -104,7 +104,7 @@ def figure(name: str, value: float, unit: str, reach: str, against: str) -> bool
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks providers")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and calls")
-    parser.add_argument("--only", default="", help="cpu, predict, rate, pool, memory")
+    parser.add_argument("--only", default="", help="of " + ", ".join(MEASURES))
     options = parser.parse_args(argv)
     rounds = 2 if options.quick else 5
     held: list[bool] = []
@@ -229,10 +229,26 @@ def measure_memory(rounds: int) -> list[bool]:
     ]
 
 
+def measure_first_token(rounds: int) -> list[bool]:
+    with server(0.05) as url:
+        ran = compete(url, rounds, lm=("first_token", 60, 1))
+    median_ms, p99_ms = (ran["lm"].median(name) for name in ("median_ms", "p99_ms"))
+    return [
+        figure(
+            "time to the first streamed token, over the server's own",
+            median_ms,
+            f"ms (99th percentile {p99_ms:.2f} ms)",
+            "<= 2",
+            "the moment the server wrote it",
+        )
+    ]
+
+
 MEASURES = {
     "cpu": measure_cpu,
     "predict": measure_predict,
     "rate": measure_rate,
     "pool": measure_pool,
+    "first_token": measure_first_token,
     "memory": measure_memory,
 }

@@ -105,9 +105,7 @@ def test_command_ends_with_the_count(
         ('{"kind": "poems", "cases": []}', "cases of kind 'poems' are unknown"),
     ],
 )
-def test_bad_file_is_named(
-    tmp_path: Path, content: str | None, problem: str
-) -> None:
+def test_bad_file_is_named(tmp_path: Path, content: str | None, problem: str) -> None:
     path = tmp_path / "bad.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
