@@ -69,6 +69,22 @@ async def with_retries(
             error.attempts = history
             raise
 
+    try:
+        return await tried()
+    except ProviderError as error:
+        if policy.attempts <= 1 or not error.retryable:
+            raise
+        failure: ProviderError | None = error
+
+    # Most calls need one attempt, so the machinery is set up after the first, which
+    # it is told of here.
+    async def tried_again() -> T:
+        nonlocal failure
+        if failure is not None:
+            first, failure = failure, None
+            raise first
+        return await tried()
+
     def should_stop(state: tenacity.RetryCallState) -> bool:
         late = trio.current_time() + state.upcoming_sleep >= deadline
         return state.attempt_number >= policy.attempts or late
@@ -97,7 +113,7 @@ async def with_retries(
         before_sleep=before_sleep,
         reraise=True,
     )
-    return await retrying(tried)
+    return await retrying(tried_again)
 
 
 def _is_retryable(error: BaseException) -> bool:

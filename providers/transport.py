@@ -199,7 +199,11 @@ class Transport(httpx.AsyncBaseTransport):
         origin = self._origins.get(key)
         if origin is None:
             origin = self._origins[key] = self._open_origin(where)
-        await self._limit.acquire_on_behalf_of(request)
+        try:
+            # No checkpoint: the request itself makes enough of them.
+            self._limit.acquire_on_behalf_of_nowait(request)
+        except trio.WouldBlock:
+            await self._limit.acquire_on_behalf_of(request)
         try:
             while True:
                 connection = await self._take(origin)
