@@ -2,7 +2,7 @@
 
 from dspex.providers.anthropic import Anthropic
 from dspex.providers.breaker import Breaker, BreakerState
-from dspex.providers.budget import Budget, Budgeted, Price, read_prices
+from dspex.providers.budget import Budget, Budgeted
 from dspex.providers.cache import Cached
 from dspex.providers.cache_stores import CacheStore, MemoryStore, SQLiteStore
 from dspex.providers.embedded import Embedded, EmbeddedServer
@@ -51,6 +51,7 @@ from dspex.providers.messages import (
     Usage,
 )
 from dspex.providers.openai import OpenAI
+from dspex.providers.prices import Price, read_prices
 from dspex.providers.retries import RetryPolicy
 from dspex.providers.streams import (
     Delta,

@@ -4,8 +4,12 @@ A provider adds a `Dialect`, which turns a request into a body and a body into a
 response; connections, deadline, retries, limits and errors are here.
 """
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -23,7 +27,6 @@ from dspex.providers.errors import (
     MalformedResponseError,
     ProviderError,
     ProviderTimeoutError,
-    RateLimitError,
 )
 from dspex.providers.exchange import (
     ExchangeError,
@@ -34,13 +37,12 @@ from dspex.providers.exchange import (
 from dspex.providers.http_stream import HTTPStream
 from dspex.providers.httpx_sender import HTTPXSender
 from dspex.providers.keys import SecretHeaders, redact_bytes
-from dspex.providers.limiter import Limiter, Permit, estimate_tokens
+from dspex.providers.limiter import Limiter, estimate_tokens, told
 from dspex.providers.lm import Capabilities, check_supported
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.replies import (
     decompressed,
     excerpt,
-    exhausted_for,
     request_id,
     status_error,
 )
@@ -50,6 +52,7 @@ from dspex.providers.streams import (
     Delta,
     ResponseStream,
 )
+from dspex.providers.telemetry import ModelSpan, model_span
 from dspex.providers.transport import Transport
 
 DEFAULT_TIMEOUT: Final = 60.0
@@ -125,15 +128,19 @@ class HTTPModel:
         seconds = self._timeout if timeout is None else timeout
         started = trio.current_time()
         history: list[Attempt] = []
-        with trio.move_on_at(started + seconds):
-            decoded = await with_retries(
-                lambda: self._attempt(request, body),
-                policy=self._retries,
-                deadline=started + seconds,
-                history=history,
-            )
-            return _response(decoded, started)
-        raise self._timed_out(seconds, history)
+        with self._span(request, history) as span:
+            with trio.move_on_at(started + seconds):
+                decoded = await with_retries(
+                    lambda: self._attempt(request, body),
+                    policy=self._retries,
+                    deadline=started + seconds,
+                    history=history,
+                )
+                response = _response(decoded, started)
+                if span is not None:
+                    span.answered(response)
+                return response
+            raise self._timed_out(seconds, history)
 
     @asynccontextmanager
     async def stream(
@@ -156,26 +163,32 @@ class HTTPModel:
         started = trio.current_time()
         history: list[Attempt] = []
         opened: tuple[HTTPStream, AsyncExitStack] | None = None
-        with trio.move_on_at(started + seconds):
-            opened = await with_retries(
-                lambda: self._open_stream(request, body),
-                policy=self._retries,
-                deadline=started + seconds,
-                history=history,
-            )
-        if opened is None:
-            raise self._timed_out(seconds, history)
-        incoming, exits = opened
-        async with exits:
+        with self._span(request, history) as span:
+            with trio.move_on_at(started + seconds):
+                opened = await with_retries(
+                    lambda: self._open_stream(request, body),
+                    policy=self._retries,
+                    deadline=started + seconds,
+                    history=history,
+                )
+            if opened is None:
+                raise self._timed_out(seconds, history)
+            incoming, exits = opened
+            if span is not None:
+                span.first_chunk()
+            async with exits:
 
-            async def more() -> Sequence[Delta]:
-                deltas = await incoming.more(deadline=started + seconds)
-                if not deltas:
-                    stream.complete(_response(incoming.decoder.result(), started))
-                return deltas
+                async def more() -> Sequence[Delta]:
+                    deltas = await incoming.more(deadline=started + seconds)
+                    if not deltas:
+                        response = _response(incoming.decoder.result(), started)
+                        stream.complete(response)
+                        if span is not None:
+                            span.answered(response)
+                    return deltas
 
-            stream = ResponseStream(incoming.first, more)
-            yield stream
+                stream = ResponseStream(incoming.first, more)
+                yield stream
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -195,6 +208,13 @@ class HTTPModel:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._model!r} at {self._url}>"
+
+    def _span(
+        self, request: Request, history: list[Attempt]
+    ) -> AbstractContextManager[ModelSpan | None]:
+        return model_span(
+            self._dialect.provider, self._model, self._url, request, history
+        )
 
     def _encode(self, request: Request, *, stream: bool) -> bytes:
         check_supported(
@@ -323,19 +343,6 @@ class HTTPModel:
             status=status,
             request_id=request_id(headers or {}),
         )
-
-
-@contextmanager
-def told(permit: Permit | None, headers: Mapping[str, str]) -> Generator[None]:
-    """Tell a limiter what the reply handled in the block says about limits."""
-    if permit is not None and (seconds := exhausted_for(headers)) is not None:
-        permit.pause(seconds)
-    try:
-        yield
-    except RateLimitError as error:
-        if permit is not None:
-            permit.throttled(error.retry_after)
-        raise
 
 
 def checked_url(base_url: str, provider: str) -> str:

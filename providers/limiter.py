@@ -6,7 +6,7 @@ caller is told pauses all of them.
 
 import itertools
 import math
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -14,8 +14,9 @@ from typing import Protocol
 import structlog
 import trio
 
-from dspex.providers.errors import LimitExceededError
+from dspex.providers.errors import LimitExceededError, RateLimitError
 from dspex.providers.limits import LimitBook, LimiterStatistics, Limits
+from dspex.providers.replies import exhausted_for
 from dspex.runtime import (
     Actor,
     ActorRef,
@@ -236,6 +237,19 @@ class SharedPermit:
         elif self._pause is not None:
             await self._ref.cast(RateLimiter.pause, self._pause)
         await self._ref.cast(RateLimiter.release, self._number, self._tokens)
+
+
+@contextmanager
+def told(permit: Permit | None, headers: Mapping[str, str]) -> Generator[None]:
+    """Tell a limiter what the reply handled in the block says about limits."""
+    if permit is not None and (seconds := exhausted_for(headers)) is not None:
+        permit.pause(seconds)
+    try:
+        yield
+    except RateLimitError as error:
+        if permit is not None:
+            permit.throttled(error.retry_after)
+        raise
 
 
 def estimate_tokens(body: bytes, max_tokens: int | None, choices: int) -> int:
