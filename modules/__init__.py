@@ -1,6 +1,6 @@
 """Signatures, predictors and modules: what a DSPy user types, as supervised actors."""
 
-from dspex.modules.actor import Execution, ModuleActor, ModuleStats
+from dspex.modules.actor import ModuleActor
 from dspex.modules.adapters.chat import ChatAdapter
 from dspex.modules.adapters.json import JSONAdapter
 from dspex.modules.adapters.protocol import Adapter, Reading
@@ -23,14 +23,19 @@ from dspex.modules.errors import (
     InputTypeError,
     LMNotConfiguredError,
     MissingInputError,
+    ParameterError,
     SignatureError,
     SignatureSyntaxError,
     StateError,
     UnknownInputError,
+    UnknownParameterError,
 )
 from dspex.modules.fields import Field, InputField, OutputField
 from dspex.modules.media import History, Image
 from dspex.modules.module import Module, Predictor
+from dspex.modules.module_registry import ModuleRef, ModuleRegistry
+from dspex.modules.module_state import Execution, ModuleMetrics, ModuleState
+from dspex.modules.parameter import Parameter, Snapshots
 from dspex.modules.predict import Predict
 from dspex.modules.prediction import Prediction
 from dspex.modules.react.agent import ReAct
@@ -79,8 +84,13 @@ __all__ = [
     "MissingInputError",
     "Module",
     "ModuleActor",
-    "ModuleStats",
+    "ModuleMetrics",
+    "ModuleRef",
+    "ModuleRegistry",
+    "ModuleState",
     "OutputField",
+    "Parameter",
+    "ParameterError",
     "Predict",
     "Prediction",
     "Predictor",
@@ -91,6 +101,7 @@ __all__ = [
     "SignatureEnhancer",
     "SignatureError",
     "SignatureSyntaxError",
+    "Snapshots",
     "StateError",
     "StepValidator",
     "Tool",
@@ -101,6 +112,7 @@ __all__ = [
     "ToolsAdapter",
     "TraceStep",
     "UnknownInputError",
+    "UnknownParameterError",
     "XMLAdapter",
     "calculator",
     "dump_dspy_state",

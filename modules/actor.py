@@ -1,21 +1,39 @@
 """A module as an actor: supervised, named, and no bottleneck.
 
 The actor holds the module and what became of its calls. Each forward runs as its own
-task, so a slow or failing one holds nobody up: a bad input fails its caller, not its
-neighbours.
+task on the module as it was when it came, so a slow or failing one holds nobody up: a
+bad input fails its caller, not its neighbours. A changed parameter makes a changed copy
+of the module, for the forwards that come after.
 """
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
 import trio
 
-from dspex.modules.errors import ForwardQueueFullError, ForwardTimeoutError
+from dspex.modules.call import Effects
+from dspex.modules.errors import (
+    ForwardQueueFullError,
+    ForwardTimeoutError,
+    ParameterError,
+    StateError,
+    UnknownParameterError,
+)
 from dspex.modules.module import Module
+from dspex.modules.module_state import Execution, ModuleMetrics, ModuleState
+from dspex.modules.parameter import (
+    Parameter,
+    Snapshot,
+    Snapshots,
+    Subscriber,
+    percentile,
+    read_parameters,
+    with_parameter,
+)
 from dspex.modules.prediction import Prediction
+from dspex.modules.saved_state import dump_dspy_state, load_dspy_state
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime import Actor, Deferred, Refuse
@@ -25,27 +43,6 @@ log = structlog.get_logger(__name__)
 HISTORY: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One forward that ended: its inputs, and its prediction or its error."""
-
-    inputs: Mapping[str, Any]  # Any: as the module declares them
-    prediction: Prediction | None
-    error: BaseException | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleStats:
-    """How many forwards ended well or badly, run now, wait; and tokens they took."""
-
-    succeeded: int
-    failed: int
-    running: int
-    waiting: int
-    usage: Usage
-
-
 class ModuleActor(Actor):
     """Runs the forwards of one module, at most `max_concurrency` at a time.
 
@@ -53,6 +50,10 @@ class ModuleActor(Actor):
     ForwardQueueFullError. A forward that takes longer than `timeout` seconds, without
     its wait, fails with ForwardTimeoutError. One whose caller has gone before its turn
     is not run.
+
+    With `snapshots` the parameters survive a crash: what was set last is set again when
+    the actor is restarted under its name. Without, a restart begins with the module as
+    it was given. `price` gives the cost of a usage.
     """
 
     def __init__(
@@ -63,23 +64,53 @@ class ModuleActor(Actor):
         max_concurrency: int = 50,
         max_waiting: int = 10_000,
         timeout: float = 300.0,
+        snapshots: Snapshots | None = None,
+        price: Callable[[Usage], float] | None = None,
     ) -> None:
-        self._module = module
+        # The module may belong to somebody who goes on changing it.
+        self._module = module.copy()
         self._lm = lm
+        self._parameters = read_parameters(self._module)
+        self._subscribers: list[Subscriber] = []
+        self._version = 1
         self._slots = trio.Semaphore(max_concurrency)
         self._max_concurrency = max_concurrency
         self._max_waiting = max_waiting
         self._timeout = timeout
+        self._snapshots = snapshots
+        self._price = price
+        self._starts = 1
         self._pending = 0
         self._succeeded = 0
         self._failed = 0
         self._usage = Usage()
         self._history: deque[Execution] = deque(maxlen=HISTORY)
+        self._ended = trio.Condition()
+
+    async def init(self) -> None:
+        """Set the parameters again that the last incarnation had."""
+        if self._snapshots is None:
+            return
+        found = self._snapshots.saved.get(self.name)
+        if found is not None:
+            self._starts = found.starts + 1
+            for name, parameter in found.parameters.items():
+                if name in self._parameters:
+                    self._parameters[name] = parameter
+                    self._module = with_parameter(self._module, parameter)
+        self._save_snapshot()
+
+    # --- forwards
 
     async def forward(
-        self, inputs: Mapping[str, Any], lm: LM | None = None
-    ) -> Deferred[Prediction]:  # Any: as the module declares them
+        self,
+        inputs: Mapping[str, Any],  # Any: as the module declares them
+        lm: LM | None = None,
+        effects: Effects | None = None,
+    ) -> Deferred[Prediction]:
         """Run the module's forward on `inputs`, with `lm` in place of the actor's.
+
+        Model and tool calls go through `effects`, for a journal that makes each once.
 
         Raises:
             ForwardQueueFullError: too many wait already.
@@ -96,46 +127,27 @@ class ModuleActor(Actor):
             )
         answer: Deferred[Prediction] = self.deferred()
         self._pending += 1
-        self.spawn(self._forward, answer, self._module, dict(inputs), lm or self._lm)
+        run = _Forward(self._module, dict(inputs), lm or self._lm, effects)
+        self.spawn(self._forward, answer, run)
         return answer
 
-    async def get_stats(self) -> ModuleStats:
-        """Tell how the forwards went so far."""
-        running = min(self._pending, self._max_concurrency)
-        return ModuleStats(
-            self._succeeded, self._failed, running, self._pending - running, self._usage
-        )
-
-    async def get_history(self) -> tuple[Execution, ...]:
-        """Give the last forwards that ended, oldest first, 1000 at most."""
-        return tuple(self._history)
-
-    async def _forward(
-        self,
-        answer: Deferred[Prediction],
-        module: Module,
-        inputs: Mapping[str, Any],  # Any: as the module declares them
-        lm: LM | None,
-    ) -> None:
+    async def _forward(self, answer: Deferred[Prediction], run: "_Forward") -> None:
         try:
             async with self._slots:
                 if answer.is_wanted:
-                    await self._run(answer, module, inputs, lm)
+                    await self._run(answer, run)
         finally:
             self._pending -= 1
+            with trio.CancelScope(shield=True):
+                async with self._ended:
+                    self._ended.notify_all()
 
-    async def _run(
-        self,
-        answer: Deferred[Prediction],
-        module: Module,
-        inputs: Mapping[str, Any],  # Any: as the module declares them
-        lm: LM | None,
-    ) -> None:
+    async def _run(self, answer: Deferred[Prediction], run: "_Forward") -> None:
         started = trio.current_time()
         found: Prediction | Exception = ForwardTimeoutError(self.name, self._timeout)
         try:
             with trio.move_on_after(self._timeout):
-                found = await module.run(inputs, lm=lm)
+                found = await run.module.run(run.inputs, lm=run.lm, effects=run.effects)
         # The edge between a module and its callers: whatever a forward raises
         # is its caller's, and no reason for the other forwards to die.
         except Exception as error:  # noqa: BLE001
@@ -144,10 +156,178 @@ class ModuleActor(Actor):
         if isinstance(found, Prediction):
             self._succeeded += 1
             self._usage += found.usage
-            self._history.append(Execution(inputs, found, None, seconds))
+            self._history.append(Execution(run.inputs, found, None, seconds))
             answer.reply(found)
         else:
             self._failed += 1
-            self._history.append(Execution(inputs, None, found, seconds))
+            self._history.append(Execution(run.inputs, None, found, seconds))
             log.info("forward_failed", actor=self.name, error=repr(found))
             answer.fail(found)
+
+    # --- state
+
+    async def get_state(self) -> ModuleState:
+        """Give the parameters, the last 1,000 executions and the metrics."""
+        return ModuleState(
+            self.name,
+            type(self._module).__name__,
+            self._version,
+            dict(self._parameters),
+            tuple(self._history),
+            self._metrics(),
+        )
+
+    async def get_parameter(self, name: str) -> object:
+        """Give the value of a parameter.
+
+        Raises:
+            UnknownParameterError: there is none of that name.
+        """
+        return self._find(name).value
+
+    async def set_parameter(self, name: str, value: object) -> Parameter:
+        """Set a parameter for the forwards that come after; give it with its history.
+
+        Raises:
+            UnknownParameterError: there is none of that name.
+            ParameterError: the value does not fit; nothing was changed.
+        """
+        try:
+            changed = self._find(name).with_value(value)
+        except ParameterError as error:
+            raise Refuse(error) from error
+        self._module = with_parameter(self._module, changed)
+        self._parameters[name] = changed
+        self._version += 1
+        self._save_snapshot()
+        for subscriber in self._subscribers:
+            subscriber(changed)
+        return changed
+
+    async def subscribe(self, subscriber: Subscriber) -> None:
+        """Have a function called with each parameter that is set; it must not wait."""
+        self._subscribers.append(subscriber)
+
+    async def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Take a subscription back; one that is not there is none."""
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+
+    async def checkpoint(self) -> dict[str, Any]:  # Any: JSON
+        """Give the learned state as plain JSON, in dspy's form, with the settings."""
+        settings = {
+            name: parameter.value
+            for name, parameter in self._parameters.items()
+            if parameter.kind == "setting" and parameter.value is not None
+        }
+        return {"program": dump_dspy_state(self._module), "settings": settings}
+
+    async def restore(self, checkpoint: Mapping[str, Any]) -> None:  # Any: JSON
+        """Go back to what `checkpoint` gave, for the forwards that come after.
+
+        Raises:
+            StateError: it is of another program; nothing was changed.
+            ParameterError: a setting does not fit; nothing was changed.
+        """
+        module = self._module.copy()
+        parameters = read_parameters(module)
+        try:
+            load_dspy_state(module, checkpoint["program"])
+            for name, parameter in parameters.items():
+                if parameter.kind == "setting":
+                    value: object = checkpoint["settings"].get(name)
+                    module = with_parameter(module, parameter.with_value(value))
+        except KeyError as error:
+            problem = f"has no {error.args[0]} in the checkpoint"
+            raise Refuse(StateError(self.name, problem)) from error
+        except (StateError, ParameterError) as error:
+            raise Refuse(error) from error
+        self._take(module)
+
+    async def swap(self, module: Module) -> Deferred[int]:
+        """Put another module in this one's place; give how many forwards were drained.
+
+        Forwards that come after run on the new one; those under way end on the old, and
+        the answer comes when they have. Parameters that both have keep their values;
+        no call is lost, and the name stays.
+        """
+        old, running = self._parameters, self._pending
+        self._take(module.copy(), keep=old)
+        answer: Deferred[int] = self.deferred()
+        self.spawn(self._drain, answer, running, self._succeeded + self._failed)
+        return answer
+
+    async def _drain(self, answer: Deferred[int], running: int, ended: int) -> None:
+        async with self._ended:
+            # Those that came later may end first, so this waits for a few too many
+            # rather than for one too few.
+            while self._pending and self._succeeded + self._failed < ended + running:
+                await self._ended.wait()
+        answer.reply(running)
+
+    def _take(
+        self, module: Module, *, keep: Mapping[str, Parameter] | None = None
+    ) -> None:
+        parameters = read_parameters(module)
+        for name, old in (keep or {}).items():
+            if name in parameters and parameters[name].type == old.type:
+                parameters[name] = old
+                module = with_parameter(module, old)
+        for name, parameter in self._parameters.items():
+            if keep is None and name in parameters:
+                changed = parameters[name].value != parameter.value
+                history = (*parameter.history, parameter.value) if changed else ()
+                parameters[name] = Parameter(
+                    name,
+                    parameter.kind,
+                    parameters[name].value,
+                    parameter.type,
+                    (history or parameter.history)[-100:],
+                )
+        self._module, self._parameters = module, parameters
+        self._version += 1
+        self._save_snapshot()
+
+    def _find(self, name: str) -> Parameter:
+        if name not in self._parameters:
+            raise Refuse(UnknownParameterError(name, tuple(self._parameters)))
+        return self._parameters[name]
+
+    def _save_snapshot(self) -> None:
+        if self._snapshots is not None:
+            snapshot = Snapshot(dict(self._parameters), self._starts)
+            self._snapshots.saved[self.name] = snapshot
+
+    def _metrics(self) -> ModuleMetrics:
+        durations = [execution.seconds for execution in self._history]
+        running = min(self._pending, self._max_concurrency)
+        return ModuleMetrics(
+            self._succeeded,
+            self._failed,
+            running,
+            self._pending - running,
+            sum(durations) / len(durations) if durations else 0.0,
+            percentile(durations, 0.5),
+            percentile(durations, 0.95),
+            self._usage,
+            0.0 if self._price is None else self._price(self._usage),
+            self._starts - 1,
+        )
+
+
+class _Forward:
+    """One forward as it came: what it runs on does not change any more."""
+
+    __slots__ = ("effects", "inputs", "lm", "module")
+
+    def __init__(
+        self,
+        module: Module,
+        inputs: Mapping[str, Any],  # Any: as the module declares them
+        lm: LM | None,
+        effects: Effects | None,
+    ) -> None:
+        self.module = module
+        self.inputs = inputs
+        self.lm = lm
+        self.effects = effects

@@ -8,6 +8,8 @@ DspexError
 │   ├── UnknownInputError
 │   └── InputTypeError
 ├── AdapterParseError          the model's answer does not fit the signature
+├── ParameterError             a parameter cannot have that value
+│   └── UnknownParameterError  there is no such parameter
 ├── StateError                 a saved state does not fit the program
 ├── LMNotConfiguredError       a predictor has no model to call
 ├── UnknownModuleError         a program names a module that there is not
@@ -201,6 +203,28 @@ class AdapterParseError(DspexError):
     def usage(self) -> Usage:
         """What all attempts took together."""
         return sum((attempt.usage for attempt in self.attempts), start=Usage())
+
+
+class ParameterError(DspexError):
+    """A parameter cannot have this value; it keeps the one it had."""
+
+    def __init__(self, name: str, value: object, problem: str) -> None:
+        super().__init__(f"parameter {name!r} cannot be {shorten(value)}: {problem}")
+        self.name = name
+        self.value = value
+        self.problem = problem
+
+
+class UnknownParameterError(ParameterError):
+    """The module has no parameter of this name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(
+            name,
+            None,
+            f"there is none; there are {', '.join(known)}{_did_you_mean(name, known)}",
+        )
+        self.known = tuple(known)
 
 
 class StateError(DspexError):

@@ -45,11 +45,12 @@ async def test_forward_answers_and_is_counted() -> None:
         ref = await node.start(ModuleActor(Predict("q -> a"), lm), name="qa")
         prediction = await ref.call(ModuleActor.forward, {"q": "?"}, None)
         assert prediction.a == "x"
-        stats = await ref.call(ModuleActor.get_stats)
+        state = await ref.call(ModuleActor.get_state)
+        stats = state.metrics
         assert (stats.succeeded, stats.failed, stats.running) == (1, 0, 0)
         assert stats.usage == prediction.usage
         assert stats.usage.output_tokens == len(chat(a="x").split())
-        (execution,) = await ref.call(ModuleActor.get_history)
+        (execution,) = state.executions
         assert execution.inputs == {"q": "?"}
         assert execution.prediction == prediction
 
@@ -88,8 +89,8 @@ async def test_failing_forward_fails_only_its_caller(
         with pytest.raises(error):
             await ref.call(ModuleActor.forward, {"q": "?"}, None)
         assert ref.is_alive
-        stats = await ref.call(ModuleActor.get_stats)
-        assert stats.failed == 1
+        state = await ref.call(ModuleActor.get_state)
+        assert state.metrics.failed == 1
 
 
 async def test_queue_is_bounded_and_says_so(

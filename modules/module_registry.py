@@ -1,0 +1,129 @@
+"""ModuleRegistry: modules started, supervised and found by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from dspex.modules.actor import ModuleActor
+from dspex.modules.module import Module
+from dspex.modules.module_state import ModuleState
+from dspex.modules.parameter import Parameter, Snapshots
+from dspex.modules.prediction import Prediction
+from dspex.providers.lm import LM
+from dspex.providers.messages import Usage
+from dspex.runtime import ActorRef
+from dspex.runtime.registry import Registry
+from dspex.supervisors import ChildSpec, DynamicSupervisor
+
+
+class ModuleRef:
+    """A module by its name: whoever has the name at the moment answers.
+
+    A call made while the actor restarts waits for it, within the call's timeout.
+    """
+
+    def __init__(self, registry: Registry, name: str, *, timeout: float) -> None:
+        self._registry = registry
+        self.name = name
+        self.timeout = timeout
+
+    async def forward(self, /, **inputs: Any) -> Prediction:  # Any: as declared
+        """Run the module on the inputs; see `ModuleActor.forward`."""
+        ref = await self._ref()
+        return await ref.call(
+            ModuleActor.forward, inputs, None, None, timeout=self.timeout
+        )
+
+    async def get_state(self) -> ModuleState:
+        """Give parameters, executions and metrics."""
+        return await (await self._ref()).call(ModuleActor.get_state)
+
+    async def get_parameter(self, name: str) -> object:
+        """Give a parameter's value."""
+        return await (await self._ref()).call(ModuleActor.get_parameter, name)
+
+    async def set_parameter(self, name: str, value: object) -> Parameter:
+        """Set a parameter."""
+        return await (await self._ref()).call(ModuleActor.set_parameter, name, value)
+
+    async def checkpoint(self) -> dict[str, Any]:  # Any: JSON
+        """Give the learned state as plain JSON."""
+        return await (await self._ref()).call(ModuleActor.checkpoint)
+
+    async def restore(self, checkpoint: Mapping[str, Any]) -> None:  # Any: JSON
+        """Go back to a checkpoint."""
+        await (await self._ref()).call(ModuleActor.restore, checkpoint)
+
+    async def swap(self, module: Module) -> int:
+        """Put another module in its place, without losing a call."""
+        ref = await self._ref()
+        return await ref.call(ModuleActor.swap, module, timeout=self.timeout)
+
+    async def _ref(self) -> ActorRef[ModuleActor]:
+        return await self._registry.wait_for(self.name, timeout=self.timeout)
+
+
+class ModuleRegistry:
+    """Starts modules under a supervisor and knows those it started.
+
+    Their parameters survive a crash. There is one restarter, the supervisor; this only
+    gives it child specs and looks names up.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        supervisor: ActorRef[DynamicSupervisor],
+        *,
+        lm: LM | None = None,
+        timeout: float = 300.0,
+        price: Callable[[Usage], float] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._lm = lm
+        self._timeout = timeout
+        self._price = price
+        self._snapshots = Snapshots()
+        self._kinds: dict[str, str] = {}
+
+    async def start(
+        self,
+        module: Module,
+        name: str,
+        *,
+        lm: LM | None = None,
+        restart: Literal["permanent", "transient", "temporary"] = "permanent",
+        max_concurrency: int = 50,
+    ) -> ModuleRef:
+        """Start a module under a name, and give a ref that follows the name.
+
+        Raises:
+            ChildStartError: the name is taken, or the actor did not start.
+        """
+
+        def build() -> ModuleActor:
+            return ModuleActor(
+                module,
+                lm or self._lm,
+                max_concurrency=max_concurrency,
+                timeout=self._timeout,
+                snapshots=self._snapshots,
+                price=self._price,
+            )
+
+        spec = ChildSpec(name, build, name=name, restart=restart)
+        await self._supervisor.call(DynamicSupervisor.start_child, spec)
+        self._kinds[name] = type(module).__name__
+        return self.find(name)
+
+    def find(self, name: str) -> ModuleRef:
+        """Give a ref that follows the name, whether or not it is there now."""
+        return ModuleRef(self._registry, name, timeout=self._timeout)
+
+    def list_modules(self, kind: str | None = None) -> tuple[str, ...]:
+        """Name the modules that are alive, of one kind (a class name) or all."""
+        return tuple(
+            name
+            for name, its_kind in self._kinds.items()
+            if kind in (None, its_kind) and self._registry.whereis(name) is not None
+        )
