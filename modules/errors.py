@@ -117,10 +117,10 @@ class InputTypeError(InputError):
 class UnknownModuleError(DspexError):
     """A step of a program names a module that its backend does not have."""
 
-    def __init__(self, module: str, known: Sequence[str]) -> None:
+    def __init__(self, module: str, known: Sequence[str], remedy: str = "") -> None:
         super().__init__(
             f"unknown module {module!r}: use {', '.join(known)}"
-            f"{_did_you_mean(module, known)}"
+            f"{f'; {remedy}' if remedy else ''}"
         )
         self.module = module
         self.known = tuple(known)

@@ -79,7 +79,12 @@ class NativeBackend:
     def _make(self, step: Step) -> Module:
         factory = self._modules.get(step.module)
         if factory is None:
-            raise UnknownModuleError(step.module, tuple(self._modules))
+            raise UnknownModuleError(
+                step.module,
+                tuple(self._modules),
+                "for a module of dspy itself write backend: python and "
+                f"module: dspy.{step.module.removeprefix('dspy.')}",
+            )
         try:
             return factory(signature_of(step), demos=step.demos, **step.config)
         except TypeError as error:

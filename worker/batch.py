@@ -52,29 +52,39 @@ async def run_batch(
     rows: Sequence[Row],
     *,
     concurrency: int,
-    on_done: Callable[[Outcome], None],
+    on_end: Callable[[Outcome], None] | None = None,
+    on_next: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Run every row, `concurrency` at a time, and give the outcomes in row order.
 
-    `on_done` is told of each as soon as all before it are done, so what it writes is
-    in order too.
+    Rows begin in order. `on_end` is told of each as it ends; `on_next` in row order,
+    of each as soon as all before it have ended. When this is cancelled, `on_next` is
+    still told of all that have ended, so nothing that is done is lost.
     """
-    outcomes: list[Outcome | None] = [None] * len(rows)
-    # With a store all are accepted at once, and it limits how many run.
-    limit = trio.CapacityLimiter(
-        concurrency if not runtime.has_store else max(1, len(rows))
-    )
+    ended: dict[int, Outcome] = {}
     told = 0
+    waiting = iter(enumerate(rows))
 
-    async def work(index: int, row: Row) -> None:
+    def tell(index: int) -> None:
+        if on_next is not None:
+            on_next(ended[index])
+
+    async def work() -> None:
         nonlocal told
-        async with limit:
-            outcomes[index] = await run_row(runtime, program, row)
-        while told < len(rows) and (ready := outcomes[told]) is not None:
-            told += 1
-            on_done(ready)
+        for index, row in waiting:
+            ended[index] = await run_row(runtime, program, row)
+            if on_end is not None:
+                on_end(ended[index])
+            while told in ended:
+                tell(told)
+                told += 1
 
-    async with trio.open_nursery() as nursery:
-        for index, row in enumerate(rows):
-            nursery.start_soon(work, index, row)
-    return [outcome for outcome in outcomes if outcome is not None]
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(concurrency, len(rows))):
+                nursery.start_soon(work)
+    finally:
+        for index in sorted(ended):
+            if index >= told:
+                tell(index)
+    return [ended[index] for index in range(len(rows))]

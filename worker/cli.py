@@ -18,7 +18,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(runs_app, name="runs")
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks, and log at level debug.")
+]
+LogLevel = Annotated[
+    str, typer.Option("--log-level", help=f"Logs on stderr: {', '.join(LEVELS)}.")
+]
+
+
+def _execute(
+    main: Callable[[], Awaitable[int]], *, debug: bool, log_level: str
+) -> None:
+    if log_level not in LEVELS:
+        raise typer.BadParameter(
+            f"{log_level!r} is not one of {', '.join(LEVELS)}",
+            param_hint="--log-level",
+        )
+    configure_logs("debug" if debug else log_level)
+    try:
+        status = run_command(main)
+    except (DspexError, BaseExceptionGroup) as error:
+        if debug:
+            traceback.print_exception(error)
+        if not isinstance(error, DspexError):
+            raise
+        print(f"dspex: {error}", file=sys.stderr)  # noqa: T201
+        status = NOTHING_DONE
+    except BrokenPipeError:
+        # Whoever read stdout has enough; nothing more can be said there.
+        sys.stdout = None
+        status = NOTHING_DONE
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -26,7 +56,11 @@ def run(
     program: Annotated[Path, typer.Argument(help="A program: a YAML or JSON file.")],
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="An input of the run: NAME=VALUE."),
+        typer.Option(
+            "--input",
+            "-i",
+            help="An input: NAME=VALUE; with --inputs for lines without it.",
+        ),
     ] = None,
     inputs: Annotated[
         Path | None,

@@ -19,6 +19,7 @@ from dspex.worker.batch import Outcome, run_batch
 from dspex.worker.examples import find_example
 from dspex.worker.inputs import Row, read_rows
 from dspex.worker.run_command import ALL_GOOD, SOME_FAILED
+from dspex.worker.tables import console as make_console
 from dspex.worker.tables import print_runs
 
 _CONCURRENCY: Final = 4
@@ -32,7 +33,7 @@ async def run_demo() -> int:
     Raises:
         DspexError: the model or dspy is not installed or does not start.
     """
-    console = Console()
+    console = make_console()
     folder = find_example("triage")
     program = Program.load(folder / "program.yaml")
     rows = list(read_rows(folder / "tickets.jsonl"))
@@ -41,11 +42,11 @@ async def run_demo() -> int:
         "Starting the embedded model (SmolLM2, 135M) and the dspy processes …"
     )
     async with open_runtime() as runtime:
-        await runtime.load(program)
+        plan = await runtime.load(program)
         console.print(f"Ready after {time.monotonic() - started:.1f} s. The tree:\n")
         console.print(f"{runtime.tree()}\n", markup=False, highlight=False)
         calm = await _answer(console, runtime, program, rows, "Answering the tickets")
-        print_runs(console, calm, title="Every ticket, two steps each")
+        print_runs(console, plan, calm, title="Every ticket, two steps each")
         console.print(
             "\nNow with faults: while tickets are in flight, the dspy processes are\n"
             "killed and the classify actor is crashed, twice each. What was paid for\n"
@@ -55,7 +56,9 @@ async def run_demo() -> int:
             nursery.start_soon(_do_harm, console, runtime, program)
             harmed = await _answer(console, runtime, program, rows, "Under fire")
             nursery.cancel_scope.cancel()
-        print_runs(console, harmed, title="The same under fire; ↻ counts restarts")
+        print_runs(
+            console, plan, harmed, title="The same under fire; ↻ counts restarts"
+        )
         console.print("\nThe tree has its restarts:\n")
         console.print(f"{runtime.tree()}\n", markup=False, highlight=False)
     outcomes = [*calm, *harmed]
@@ -80,13 +83,13 @@ async def _answer(
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=len(rows))
 
-        def on_done(outcome: Outcome) -> None:
+        def on_end(outcome: Outcome) -> None:
             progress.advance(task)
             if outcome.error is not None:
                 console.print(f"[red]{outcome.row.place}: {outcome.error}[/red]")
 
         return await run_batch(
-            runtime, program, rows, concurrency=_CONCURRENCY, on_done=on_done
+            runtime, program, rows, concurrency=_CONCURRENCY, on_end=on_end
         )
 
 

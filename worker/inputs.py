@@ -74,7 +74,9 @@ def _row(place: str, line: bytes) -> Row:
         data: object = json.loads(line)
     except UnicodeDecodeError as error:
         return Row(place, None, f"not UTF-8: {error.reason}")
-    except ValueError as error:
+    except json.JSONDecodeError as error:
+        return Row(f"{place}:{error.colno}", None, f"not JSON: {error.msg}")
+    except ValueError as error:  # such as a number of 5,000 digits
         return Row(place, None, f"not JSON: {error}")
     if not isinstance(data, dict):
         return Row(place, None, f"not an object of inputs: {str(data)[:60]!r}")

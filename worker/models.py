@@ -10,14 +10,7 @@ EMBEDDED: Final = "embedded"
 
 
 class UnknownLMError(DspexError):
-    """`--lm` names no model that there is."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(
-            f"--lm {text!r} names no model: use embedded or openai:MODEL "
-            "(with --base-url for another server that speaks OpenAI's API)"
-        )
-        self.text = text
+    """The command line names no model that there is."""
 
 
 def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:
@@ -28,10 +21,18 @@ def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:
         ProviderError: there is no key, or the base URL cannot work.
     """
     provider, _, model = text.partition(":")
-    if text == EMBEDDED and base_url is None:
+    if text == EMBEDDED:
+        if base_url is not None:
+            raise UnknownLMError(
+                f"--base-url {base_url} needs the model to ask there for: "
+                "--lm openai:MODEL"
+            )
         return None
     if provider != "openai" or not model:
-        raise UnknownLMError(text)
+        raise UnknownLMError(
+            f"--lm {text!r} names no model: use embedded or openai:MODEL "
+            "(with --base-url for another server that speaks OpenAI's API)"
+        )
     if base_url is None:
         return OpenAI(model, timeout=timeout)
     # A server of one's own often wants no key.

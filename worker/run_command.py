@@ -13,7 +13,7 @@ from dspex.worker.app import open_runtime
 from dspex.worker.batch import Outcome, run_batch, run_row
 from dspex.worker.inputs import Row, convert, read_pairs, read_rows
 from dspex.worker.models import read_lm
-from dspex.worker.tables import print_runs, step_text
+from dspex.worker.tables import console, print_runs, step_text
 
 ALL_GOOD = 0
 SOME_FAILED = 1
@@ -63,22 +63,25 @@ async def run_program(options: RunOptions) -> int:
         ) as progress:
             task = progress.add_task(program.name, total=len(rows))
 
-            def on_done(outcome: Outcome) -> None:
+            def on_end(outcome: Outcome) -> None:
                 progress.advance(task)
-                if options.as_json:
-                    print(json.dumps(outcome.to_json()), flush=True)  # noqa: T201
                 if outcome.error is not None:
                     complain(f"{outcome.row.place}: {outcome.error}")
+
+            def on_next(outcome: Outcome) -> None:
+                if options.as_json:
+                    print(json.dumps(outcome.to_json()), flush=True)  # noqa: T201
 
             outcomes = await run_batch(
                 runtime,
                 program,
                 rows,
                 concurrency=options.concurrency,
-                on_done=on_done,
+                on_end=on_end,
+                on_next=on_next,
             )
     if not options.as_json:
-        print_runs(Console(), outcomes, title=program.name)
+        print_runs(console(), plan, outcomes)
     failed = sum(outcome.error is not None for outcome in outcomes)
     if not failed:
         return ALL_GOOD
@@ -107,11 +110,11 @@ def _print_one(outcome: Outcome, *, as_json: bool) -> None:
     if outcome.error is not None:
         complain(str(outcome.error))
     elif not as_json and outcome.run is not None:
-        console = Console()
+        out = console()
         for name, value in outcome.run.given.items():
-            console.print(f"[bold]{name}[/bold]: ", end="")
-            console.print(str(value), markup=False, highlight=False)
+            out.print(f"[bold]{name}[/bold]: ", end="")
+            out.print(str(value), markup=False, highlight=False, soft_wrap=True)
         for record in outcome.run.steps:
-            console.print(
+            out.print(
                 f"[dim]{record.name} ({record.backend}): {step_text(record)}[/dim]"
             )

@@ -17,6 +17,9 @@ from dspex.runtime.errors import DspexError
 
 PROGRAM_INPUTS = "inputs"
 
+# The parts of a step that an error about it names.
+_BLAMED = ("signature", "config")
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -174,9 +177,11 @@ def _shape(
     try:
         return backends[step.backend].shape(step)
     except DspexError as error:
-        key = "signature" if getattr(error, "signature", None) else "module"
+        # Such an error shows the place with a caret below; here there is a line.
+        problem = str(error).splitlines()[0]
+        key = next((key for key in _BLAMED if key in problem), "module")
         raise ProgramError(
-            str(error), place=program.place("steps", name, key), step=name
+            problem, place=program.place("steps", name, key), step=name
         ) from error
 
 

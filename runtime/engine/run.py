@@ -70,6 +70,10 @@ class Run:
     given: Mapping[str, Any]  # Any: whatever the signatures say
     error: Exception | None = None
 
+    def __repr__(self) -> str:
+        told = dict(self.given) if self.error is None else repr(self.error)
+        return f"<Run {self.id} of {self.program!r} {self.status}: {told}>"
+
     @property
     def status(self) -> RunStatus:
         """How it ended."""
