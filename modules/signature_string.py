@@ -24,12 +24,15 @@ from typing import (
 )
 
 import pydantic
+import pydantic_core
 
 from dspex.modules.errors import SignatureError, SignatureSyntaxError
 from dspex.modules.fields import Field, FieldType
 from dspex.modules.type_lookup import UnknownTypeNameError, find_type
 
 _EXAMPLE = 'Write it like "question, context: list[str] -> answer: str, score: float".'
+_LITERAL = "Values belong in Literal[...]; types are written without quotes."
+_LONGEST = 100_000
 _PREFIX = "def f("
 
 _Side: TypeAlias = Literal["input", "output"]
@@ -44,6 +47,9 @@ def parse_signature(
         SignatureSyntaxError: the text does not parse, or names an unknown type.
         SignatureError: an input and an output have the same name.
     """
+    if len(text) > _LONGEST:
+        problem = f"it is longer than {_LONGEST} characters"
+        raise SignatureSyntaxError(text[:80], 0, problem, _EXAMPLE)
     arrow = text.find("->")
     if arrow < 0:
         raise SignatureSyntaxError(text, len(text), "there is no '->'", _EXAMPLE)
@@ -103,6 +109,10 @@ class _Parser:
             if position == self.end:
                 problem = "a field or a bracket is not finished"
             raise SignatureSyntaxError(self.text, position, problem, _EXAMPLE) from None
+        except (RecursionError, MemoryError):
+            raise SignatureSyntaxError(
+                self.text, self.start, "it is nested too deeply", _EXAMPLE
+            ) from None
         except ValueError as error:  # a null byte
             raise SignatureSyntaxError(
                 self.text, self.start, str(error), _EXAMPLE
@@ -148,13 +158,32 @@ class _Parser:
             )
         return found
 
+    def _type_argument(self, node: ast.expr) -> FieldType:
+        """Read a type inside brackets or a union.
+
+        Text there would become a forward reference, which typing and pydantic
+        evaluate as code: it is read by this same grammar instead.
+        """
+        if not isinstance(node, ast.Constant) or node.value in (None, ...):
+            return self._expression(node)
+        if not isinstance(node.value, str):
+            self._fail(node, f"{ast.unparse(node)} is a value, no type", _LITERAL)
+        try:
+            inside = ast.parse(node.value, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            self._fail(node, f"{ast.unparse(node)} is no type", _LITERAL)
+        for each in ast.walk(inside):  # errors point at the text as a whole
+            if isinstance(each, ast.expr):
+                each.lineno, each.col_offset = node.lineno, node.col_offset
+        return self._type_argument(inside)
+
     def _expression(self, node: ast.expr) -> FieldType:  # noqa: RET503
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name | ast.Attribute):
             return self._name(node)
         if isinstance(node, ast.Tuple):
-            return tuple(self._expression(element) for element in node.elts)
+            return tuple(self._type_argument(element) for element in node.elts)
         if isinstance(node, ast.Subscript):
             return self._subscript(node)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -183,12 +212,14 @@ class _Parser:
 
     def _subscript(self, node: ast.Subscript) -> FieldType:
         origin = self._expression(node.value)
-        inside = node.slice
-        args: tuple[FieldType, ...] = (
-            tuple(self._expression(element) for element in inside.elts)
-            if isinstance(inside, ast.Tuple)
-            else (self._expression(inside),)
-        )
+        inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if origin is Literal:
+            args = tuple(self._expression(element) for element in inside)
+        elif origin is typing.Annotated:
+            metadata = (self._expression(element) for element in inside[1:])
+            args = (self._type_argument(inside[0]), *metadata)
+        else:
+            args = tuple(self._type_argument(element) for element in inside)
         try:
             if origin is Optional:
                 (only,) = args
@@ -198,7 +229,7 @@ class _Parser:
             self._fail(node, f"{ast.unparse(node)} is no type: {error}", _EXAMPLE)
 
     def _union(self, node: ast.BinOp) -> FieldType:
-        left, right = self._expression(node.left), self._expression(node.right)
+        left, right = self._type_argument(node.left), self._type_argument(node.right)
         try:
             return Union[left, right]  # noqa: UP007
         except TypeError as error:
@@ -234,11 +265,34 @@ def is_type(value: FieldType) -> bool:
 
 
 def _has_validator(value: FieldType) -> bool:
+    if _has_forward_reference(value):
+        return False  # making its validator would evaluate text as code
     try:
         pydantic.TypeAdapter(value)
-    except (pydantic.PydanticUserError, NameError, TypeError):
+    except (
+        pydantic.PydanticUserError,
+        pydantic_core.SchemaError,
+        AssertionError,  # Literal[()]
+        NameError,
+        TypeError,
+        ValueError,
+    ):
         return False
     return True
+
+
+def _has_forward_reference(value: FieldType) -> bool:
+    if isinstance(value, typing.ForwardRef):
+        return True
+    if get_origin(value) is Literal:
+        return False
+    arguments = get_args(value)
+    if get_origin(value) is typing.Annotated:
+        arguments = arguments[:1]
+    return any(
+        isinstance(argument, str) or _has_forward_reference(argument)
+        for argument in arguments
+    )
 
 
 def check_type(name: str, annotation: FieldType) -> None:

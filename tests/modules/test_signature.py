@@ -1,5 +1,6 @@
 import datetime
 import enum
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pydantic
@@ -217,3 +218,48 @@ def test_field_that_has_no_validator_is_refused() -> None:
 def test_fields_given_twice_are_refused() -> None:
     with pytest.raises(SignatureError, match="twice: a"):
         Signature(fields=[Field("a", "input"), Field("a", "output")])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "List[{}]",
+        "list[{}]",
+        "Optional[{}]",
+        "int | {}",
+        "Union[int, {}]",
+        "dict[str, {}]",
+        "Annotated[{}, 1]",
+        "Type[{}]",
+        "tuple[{}, ...]",
+        "list[list[{}]]",
+    ],
+)
+def test_text_in_a_type_is_never_run(form: str, tmp_path: Path) -> None:
+    trap = tmp_path / "run"
+    code = f'\'__import__("pathlib").Path("{trap}").touch()\''
+    with pytest.raises(SignatureSyntaxError):
+        Signature(f"q -> a: {form.format(code)}")
+    assert not trap.exists()
+
+
+def test_a_type_in_quotes_is_read_by_the_same_grammar() -> None:
+    field = Signature("q -> a: list['int']").output_fields["a"]
+    assert field.annotation == list[int]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q -> a: Literal[()]",
+        "q -> a: Annotated[int, Field(ge='x')]",
+        "q -> a: Annotated[str, Field(pattern='(')]",
+        "q -> a: tuple[...]",
+        "q -> a: " + "int|" * 20_000 + "int",
+        "q -> a: " + "-" * 99_000 + "1",
+        "q -> a: " + "x" * 200_000,
+    ],
+)
+def test_a_signature_that_cannot_be_is_refused_by_a_typed_error(text: str) -> None:
+    with pytest.raises(SignatureError):
+        Signature(text)
