@@ -284,10 +284,11 @@ def _has_validator(value: FieldType) -> bool:
 def _has_forward_reference(value: FieldType) -> bool:
     if isinstance(value, typing.ForwardRef):
         return True
-    if get_origin(value) is Literal:
+    origin: object = get_origin(value)
+    if origin is Literal:
         return False
     arguments = get_args(value)
-    if get_origin(value) is typing.Annotated:
+    if origin is typing.Annotated:
         arguments = arguments[:1]
     return any(
         isinstance(argument, str) or _has_forward_reference(argument)

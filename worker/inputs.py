@@ -50,7 +50,7 @@ def convert(inputs: Mapping[str, str], types: Mapping[str, Any]) -> dict[str, An
 def _json_or_text(value: str) -> Any:  # Any: JSON
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -76,7 +76,7 @@ def _row(place: str, line: bytes) -> Row:
         return Row(place, None, f"not UTF-8: {error.reason}")
     except json.JSONDecodeError as error:
         return Row(f"{place}:{error.colno}", None, f"not JSON: {error.msg}")
-    except ValueError as error:  # such as a number of 5,000 digits
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, say
         return Row(place, None, f"not JSON: {error}")
     if not isinstance(data, dict):
         return Row(place, None, f"not an object of inputs: {str(data)[:60]!r}")

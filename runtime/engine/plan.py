@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json
 
 from dspex.runtime.engine.backend import Backend, Shape, StepResult
 from dspex.runtime.engine.effects import Codec
@@ -16,6 +16,7 @@ from dspex.runtime.engine.program import Program, Step
 from dspex.runtime.errors import DspexError
 
 PROGRAM_INPUTS = "inputs"
+_SHOWN = 200
 
 # The parts of a step that an error about it names.
 _BLAMED = ("signature", "config")
@@ -117,16 +118,30 @@ class Plan:
             if name not in given:
                 raise RunInputError(self.program.name, name, "is missing")
             try:
-                checked[name] = self._read(f"inputs.{name}", annotation, given[name])
+                checked[name] = TypeAdapter(annotation).validate_python(given[name])
+                to_json(checked[name], fallback=repr)
+            except PydanticSerializationError as error:
+                raise RunInputError(
+                    self.program.name,
+                    name,
+                    "is no text that can be sent: it has a lone surrogate, half of a "
+                    "character; decode it as UTF-8 or replace it",
+                ) from error
             except ValidationError as error:
                 problem = error.errors()[0]["msg"]
                 raise RunInputError(
                     self.program.name,
                     name,
-                    f"is {given[name]!r}, not {type_name(annotation)}: "
+                    f"is {shown(given[name])}, not {type_name(annotation)}: "
                     f"{problem[:1].lower()}{problem[1:]}",
                 ) from error
         return checked
+
+
+def shown(value: object) -> str:
+    """Give a value as errors show it: not longer than a line or two."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def type_name(annotation: object) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from dspex.runtime.engine.errors import Place, ProgramError
 from dspex.runtime.engine.source import Source, parse_source
 
+_SHOWN = 200
 _NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=_NAME, max_length=100)]
 
@@ -151,4 +152,6 @@ def _explain(kind: str, path: list[str | int], message: str, value: object) -> s
         return f"{field!r} is not known here: remove it or check its spelling"
     if kind == "literal_error" and field == "backend":
         return f"unknown backend {value!r}: use native or python"
-    return f"{field!r} is {value!r}: {message[:1].lower()}{message[1:]}"
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
+    return f"{field!r} is {shown}: {message[:1].lower()}{message[1:]}"

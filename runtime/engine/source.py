@@ -1,6 +1,6 @@
 """Source text of a program: YAML or JSON, with the line of every value."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,8 @@ import yaml
 from dspex.runtime.engine.errors import Place, ProgramError
 
 Path = tuple[str | int, ...]
+
+_MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,10 @@ def parse_source(text: str, *, file: str) -> Source:
     Raises:
         ProgramError: the text does not parse; names line and column.
     """
-    lines: dict[Path, tuple[int, int]] = {}
+    builder = _Builder(file)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = None if root is None else _build(root, (), lines, file)
+        data = None if root is None else builder.build(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file, *((mark.line + 1, mark.column + 1) if mark else ()))
@@ -47,39 +49,77 @@ def parse_source(text: str, *, file: str) -> Source:
     except yaml.YAMLError as error:
         problem = str(error).splitlines()[0]
         raise ProgramError(f"not valid YAML: {problem}", place=Place(file)) from error
-    return Source(file, data, lines)
+    except RecursionError as error:
+        raise ProgramError(
+            "not valid YAML: it is nested too deeply", place=Place(file)
+        ) from error
+    return Source(file, data, builder.lines)
 
 
-def _build(
-    node: yaml.Node, path: Path, lines: dict[Path, tuple[int, int]], file: str
-) -> Any:  # Any: plain data of any shape
-    lines[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _build(item, (*path, index), lines, file)
-            for index, item in enumerate(node.value)
-        ]
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[Hashable, Any] = {}  # Any: plain data of any shape
+class _Builder:
+    """Makes plain data of YAML's nodes; aliases count each time they are used."""
+
+    def __init__(self, file: str) -> None:
+        self.lines: dict[Path, tuple[int, int]] = {}
+        self._file = file
+        self._values = 0
+        self._above: set[int] = set()
+
+    def build(self, node: yaml.Node, path: Path) -> Any:  # Any: plain data of any shape
+        self._values += 1
+        if self._values > _MOST_VALUES:
+            raise ProgramError(
+                f"it has more than {_MOST_VALUES} values, aliases counted each time",
+                place=self._place(node),
+            )
+        if id(node) in self._above:
+            raise ProgramError("an alias contains itself", place=self._place(node))
+        self.lines[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self._above.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [
+                    self.build(item, (*path, index))
+                    for index, item in enumerate(node.value)
+                ]
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            return self._scalar(node)
+        finally:
+            self._above.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}  # Any: plain data of any shape
         for key_node, value_node in node.value:
-            key = _scalar(key_node)
-            mark = key_node.start_mark
-            place = Place(file, mark.line + 1, mark.column + 1)
+            place = self._place(key_node)
+            key = self._scalar(key_node)
             if not isinstance(key, str):
                 raise ProgramError(
-                    f"the key {key!r} is not a string: quote it", place=place
+                    f"the key {str(key)[:80]!r} is not a string: quote it", place=place
                 )
             if key in mapping:
                 raise ProgramError(f"the key {key!r} is there twice", place=place)
-            mapping[key] = _build(value_node, (*path, key), lines, file)
-            lines[(*path, key)] = (mark.line + 1, mark.column + 1)
+            mapping[key] = self.build(value_node, (*path, key))
+            self.lines[(*path, key)] = (place.line or 1, place.column or 1)
         return mapping
-    return _scalar(node)
 
+    def _scalar(self, node: yaml.Node) -> object:
+        if node.tag == "tag:yaml.org,2002:merge":
+            raise ProgramError(
+                "merge keys (<<) are not supported: write the keys out",
+                place=self._place(node),
+            )
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node, deep=True)
+        except ValueError as error:
+            raise ProgramError(
+                f"{str(node.value)[:80]!r} is no value of its kind: {error}",
+                place=self._place(node),
+            ) from error
+        finally:
+            loader.dispose()
 
-def _scalar(node: yaml.Node) -> object:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
+    def _place(self, node: yaml.Node) -> Place:
+        mark = node.start_mark
+        return Place(self._file, mark.line + 1, mark.column + 1)

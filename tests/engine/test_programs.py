@@ -165,3 +165,38 @@ def test_a_program_from_python_equals_one_from_text() -> None:
         },
     )
     assert program == Program.from_text(GOOD)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]"
+    for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"p\.yaml:\d+:\d+: it has more than 100000 values"),
+        ("a: &a [*a]", r"p\.yaml:\d+:\d+: an alias contains itself"),
+        ("[" * 20_000, "nested too deeply"),
+        ('{"a":' * 5_000, "nested too deeply"),
+        ('a: !!int "abc"', r"p\.yaml:1:4: 'abc' is no value of its kind"),
+        ("a: 2026-99-99", r"p\.yaml:1:4: '2026-99-99' is no value of its kind"),
+        ("a: " + "9" * 5_000, r"p\.yaml:1:4: '999+' is no value of its kind"),
+        ("<<: {a: 1}", r"p\.yaml:1:1: merge keys"),
+        ("a: !!python/name:os.system x", "not valid YAML"),
+        ("", "a program is a mapping"),
+        ("7: x", "the key '7' is not a string"),
+        ("name: " + "x" * 1_000_000, r"'name' is 'x{199} \.\.\."),
+    ],
+)
+def test_hostile_text_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ProgramError, match=message) as caught:
+        plan(text)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_character_is_refused_by_the_name_of_its_input() -> None:
+    with pytest.raises(RunInputError, match=r"'ticket' .* lone surrogate"):
+        plan(GOOD).check_inputs({"ticket": "\ud800"})
