@@ -8,6 +8,7 @@ import trio
 from dspex.modules.errors import UnknownModuleError
 from dspex.modules.native import shape_of, signature_of
 from dspex.modules.run_lm import RunLM
+from dspex.modules.step_config import check_config
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
 from dspex.runtime import ActorRef
@@ -56,7 +57,9 @@ class HostedBackend:
                 step.module,
                 ("dspy.Predict", "dspy.ChainOfThought", "package:attribute"),
             )
-        shape = shape_of(signature_of(step))
+        signature = signature_of(step)
+        check_config(step, signature)
+        shape = shape_of(signature)
         added = _ADDED_OUTPUTS.get(step.module, {})
         return Shape(shape.inputs, {**added, **shape.outputs})
 
@@ -99,12 +102,19 @@ class HostedBackend:
             inputs=inputs,
             json_schema=lm.capabilities.json_schema,
             native_tools=lm.capabilities.tools,
-            timeout=deadline - trio.current_time(),
+            timeout=_left(deadline),
         )
         ref: ActorRef[DspyPool] = await self._registry.wait_for(
-            BRIDGE_NAME, deadline - trio.current_time()
+            BRIDGE_NAME, _left(deadline)
         )
         result = await ref.call(
-            DspyPool.run, call, complete, timeout=deadline - trio.current_time()
+            DspyPool.run,
+            call,
+            complete,
+            timeout=_left(deadline),
         )
         return StepResult(result.outputs, lm.usage.to_json())
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - trio.current_time())

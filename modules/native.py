@@ -12,6 +12,7 @@ from dspex.modules.module import Module
 from dspex.modules.predict import Predict
 from dspex.modules.run_lm import RunLM
 from dspex.modules.signature import Signature
+from dspex.modules.step_config import check_config
 from dspex.providers.lm import LM
 from dspex.runtime import ActorRef
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
@@ -71,6 +72,7 @@ class NativeBackend:
             SignatureError: the signature does not parse.
             ConfigError: the module does not take such a config.
         """
+        check_config(step, signature_of(step))
         module = self._make(step)
         # What a module adds, such as the reasoning, is in its own signature.
         signature: Signature = getattr(module, "signature", signature_of(step))
@@ -114,9 +116,16 @@ class NativeBackend:
         """
         lm = RunLM(self._lm, effects)
         ref: ActorRef[ModuleActor] = await self._registry.wait_for(
-            name, deadline - trio.current_time()
+            name, _left(deadline)
         )
         prediction = await ref.call(
-            ModuleActor.forward, inputs, lm, timeout=deadline - trio.current_time()
+            ModuleActor.forward,
+            inputs,
+            lm,
+            timeout=_left(deadline),
         )
         return StepResult(prediction.outputs, lm.usage.to_json())
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - trio.current_time())

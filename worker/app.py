@@ -27,7 +27,7 @@ from dspex.providers.embedded import (
     require_llama,
 )
 from dspex.providers.lm import LM
-from dspex.runtime import ActorRef, DspexError, Node, open_node
+from dspex.runtime import ActorRef, DspexError, Node, StartError, open_node
 from dspex.runtime.bridge import BridgeUnavailableError, DspyPool, PoolSettings
 from dspex.runtime.engine import (
     Backend,
@@ -416,36 +416,22 @@ async def open_runtime(
         StoreError: the store cannot be opened.
         RuntimeStoppedError: the supervision tree gave up; its actors have ended.
     """
-    async with AsyncExitStack() as stack:
-        opened: BlockingStore | None = None
-        if store is not None:
-            opened = await stack.enter_async_context(open_store(store))
-        node = await stack.enter_async_context(
-            open_node(shutdown_timeout=shutdown_timeout)
-        )
-        journal = None if opened is None else Journal(opened, node.registry)
-        first: list[ChildSpec] = []
-        if journal is not None:
-            first.append(ChildSpec(WRITER, journal.writer, name=WRITER))
+    if isinstance(lm, str):
+        raise TypeError(f"lm is the text {lm!r}; pass a model, such as OpenAI(...)")
+    async with open_node(shutdown_timeout=shutdown_timeout) as node:
         models: list[ChildSpec] = []
         if lm is None:
             find_model()
             require_llama()
             models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
             lm = Embedded(node.registry, server=EMBEDDED)
-        root = await node.start(
-            Supervisor(
-                [
-                    *first,
-                    _supervisor(MODELS, models),
-                    _supervisor(BRIDGE, []),
-                    _MODULES,
-                ],
-                intensity=_INTENSITY,
-                period=_PERIOD_SECONDS,
-            ),
-            name=ROOT,
-        )
+        children = [_supervisor(MODELS, models), _supervisor(BRIDGE, []), _MODULES]
+        tree = Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
+        try:
+            root = await node.start(tree, name=ROOT)
+        except StartError as error:
+            # What is wrong with the model, not with the supervisors above it.
+            raise root_cause(error) from error
         backends = _backends(node, WatchedLM(lm, keep_text=keep_text))
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
@@ -483,8 +469,17 @@ async def _watch_root(node: Node, root: ActorRef[Supervisor]) -> None:
 
 def root_cause(error: Exception) -> Exception:
     """Give what made a start fail: the innermost reason that is an error."""
-    reason: object = getattr(error, "reason", None)
-    return root_cause(reason) if isinstance(reason, Exception) else error
+    found: Exception = error
+    inner: object = error
+    while (inner := _inner(inner)) is not None:
+        if isinstance(inner, Exception):
+            found = inner
+    return found
+
+
+def _inner(reason: object) -> object:
+    """Give what a reason or an error is about, if it has such a thing."""
+    return getattr(reason, "reason", None) or getattr(reason, "detail", None)
 
 
 def _supervisor(name: str, children: list[ChildSpec]) -> ChildSpec:

@@ -60,14 +60,23 @@ async def run_batch(
     Rows begin in order. `on_end` is told of each as it ends; `on_next` in row order,
     of each as soon as all before it have ended. When this is cancelled, `on_next` is
     still told of all that have ended, so nothing that is done is lost.
+
+    Raises:
+        OSError: `on_next` raised it; the rest was cancelled.
     """
     ended: dict[int, Outcome] = {}
     told = 0
     waiting = iter(enumerate(rows))
+    failure: OSError | None = None
 
     def tell(index: int) -> None:
-        if on_next is not None:
-            on_next(ended[index])
+        nonlocal failure
+        if on_next is not None and failure is None:
+            try:
+                on_next(ended[index])
+            except OSError as error:  # whoever reads the results has gone, say
+                failure = error
+                nursery.cancel_scope.cancel()
 
     async def work() -> None:
         nonlocal told
@@ -79,6 +88,7 @@ async def run_batch(
                 tell(told)
                 told += 1
 
+    nursery: trio.Nursery
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(min(concurrency, len(rows))):
@@ -87,4 +97,6 @@ async def run_batch(
         for index in sorted(ended):
             if index >= told:
                 tell(index)
+    if failure is not None:
+        raise failure
     return [ended[index] for index in range(len(rows))]

@@ -1,15 +1,22 @@
 """The command line: dspex run, demo, doctor."""
 
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
-from dspex.worker.execute import Debug, LogLevel, execute
-from dspex.worker.run_command import RunOptions, run_program
-from dspex.worker.runs_cli import runs_app
+from dspex.worker.logs import LEVELS, complain, configure_logs
+from dspex.worker.run_command import NOTHING_DONE, RunOptions, run_program
+from dspex.worker.signals import run_command
+
+# What a shell shows of a program that SIGPIPE ended.
+_READER_GONE: Final = 141
 
 app = typer.Typer(
     help="Run LLM programs as supervised actors.",
@@ -35,20 +42,32 @@ def _execute(
             param_hint="--log-level",
         )
     configure_logs("debug" if debug else log_level)
+    raise typer.Exit(_status_of(main, debug=debug))
+
+
+def _status_of(main: Callable[[], Awaitable[int]], *, debug: bool) -> int:
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        complain("stdout is closed, so no result could be told: open it")
+        return NOTHING_DONE
     try:
         status = run_command(main)
-    except (DspexError, BaseExceptionGroup) as error:
+        sys.stdout.flush()
+    except DspexError as error:
         if debug:
             traceback.print_exception(error)
-        if not isinstance(error, DspexError):
-            raise
-        print(f"dspex: {error}", file=sys.stderr)  # noqa: T201
-        status = NOTHING_DONE
-    except BrokenPipeError:
-        # Whoever read stdout has enough; nothing more can be said there.
-        sys.stdout = None
-        status = NOTHING_DONE
-    raise typer.Exit(status)
+        complain(str(error))
+        return NOTHING_DONE
+    except OSError as error:
+        # What is left in the buffer has nowhere to go at exit either.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        if isinstance(error, BrokenPipeError):
+            return _READER_GONE
+        if debug:
+            traceback.print_exception(error)
+        complain(f"the results could not be written: {error}")
+        return NOTHING_DONE
+    return status
 
 
 @app.command()
@@ -79,7 +98,10 @@ def run(
         int, typer.Option(min=1, max=1000, help="How many runs at a time.")
     ] = 4,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for a model call, retries included.")
+        float,
+        typer.Option(
+            min=0.1, max=86_400, help="Seconds for a model call, retries included."
+        ),
     ] = 60.0,
     store: Annotated[
         str | None,

@@ -1,5 +1,6 @@
 """Logs on stderr: lines to read on a terminal, JSON when it is none."""
 
+import contextlib
 import logging
 import sys
 from typing import Final, TextIO, cast
@@ -7,6 +8,7 @@ from typing import Final, TextIO, cast
 import structlog
 from structlog.typing import Processor
 
+_LONGEST: Final = 2_000
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
@@ -14,15 +16,20 @@ class _Stderr:
     """Whatever sys.stderr is when a line is written: a progress bar may wrap it."""
 
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        # A log that cannot be written does not stop the work.
+        with contextlib.suppress(OSError, AttributeError):
+            return sys.stderr.write(text)
+        return 0
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.flush()
 
 
 def configure_logs(level: str) -> None:
     """Send dspex's structlog events of `level` and above to stderr."""
-    on_terminal = sys.stderr.isatty()
+    # It is None when it was closed before we began.
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
     last: Processor = (
         structlog.dev.ConsoleRenderer(colors=True)
         if on_terminal
@@ -41,3 +48,12 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in one line, what went wrong."""
+    line = " ".join(text.split("\n"))
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]} ... ({len(line)} characters)"
+    with contextlib.suppress(OSError, AttributeError):
+        print(f"dspex: {line}", file=sys.stderr, flush=True)  # noqa: T201

@@ -11,7 +11,8 @@ from rich.progress import Progress
 from dspex.runtime.engine import Plan, Program
 from dspex.worker.app import open_runtime
 from dspex.worker.batch import Outcome, run_batch, run_row
-from dspex.worker.inputs import Row, convert, read_pairs, read_rows
+from dspex.worker.inputs import BadInputError, Row, convert, read_pairs, read_rows
+from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
 from dspex.worker.tables import console, print_runs, step_text
 
@@ -44,6 +45,8 @@ async def run_program(options: RunOptions) -> int:
     program = Program.load(options.program)
     pairs = read_pairs(options.pairs)
     rows = None if options.inputs_file is None else list(read_rows(options.inputs_file))
+    if rows is not None and not rows:
+        raise BadInputError(f"{options.inputs_file}: there is no input in it")
     lm = read_lm(options.lm, base_url=options.base_url, timeout=options.timeout)
     async with open_runtime(
         lm, store=options.store, resume=False, max_running=options.concurrency
@@ -97,11 +100,6 @@ def _with_pairs(row: Row, pairs: dict[str, str], plan: Plan) -> Row:
 
 def _on_terminal() -> bool:
     return sys.stderr.isatty()
-
-
-def complain(text: str) -> None:
-    """Say on stderr what went wrong."""
-    print(f"dspex: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print_one(outcome: Outcome, *, as_json: bool) -> None:

@@ -51,6 +51,18 @@ async def dspex(
     return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+async def shell(command: str) -> Finished:
+    """Run a line of bash."""
+    done = await trio.run_process(
+        ["bash", "-c", command],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        cwd=ROOT,
+    )
+    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 def start(*arguments: str | Path, quiet: bool = True) -> subprocess.Popen[bytes]:
     """Start a command that is to be interfered with."""
     sink = subprocess.DEVNULL if quiet else None

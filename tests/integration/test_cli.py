@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from dspex.testing import (
     Raw,
     open_fake_provider,
 )
-from tests.integration.dspex_command import PROGRAM, TICKETS, dspex, schema_answers
+from tests.integration.dspex_command import (
+    PROGRAM,
+    TICKETS,
+    dspex,
+    schema_answers,
+    shell,
+)
 
 
 async def test_one_input_gives_outputs_and_what_each_step_took() -> None:
@@ -113,7 +120,7 @@ async def test_bad_arguments_are_one_line_and_status_2(
         (
             "module: Predict",
             "module: Perdict",
-            "unknown module 'Perdict': use Predict; for a module of dspy itself",
+            "unknown module 'Perdict': use .*Predict; for a module of dspy itself",
         ),
         (
             "module: dspy.Predict",
@@ -124,7 +131,12 @@ async def test_bad_arguments_are_one_line_and_status_2(
         ("ticket: str ->", "ticket: strr ->", "signature .*strr"),
         ("ticket, category -> reply", "ticket, reply -> reply", "reply"),
         ("ticket: str ->", "ticket: str, reply ->", "in a cycle"),
-        ("max_tokens: 40", "max_tokns: 40", "max_tokns"),
+        ("max_tokens: 40", "max_tokns: 40", r":\d+:5: .*'max_tokns' = 40 is unknown"),
+        ("max_tokens: 40", "n: 1000000", "'n' = 1000000 .* less than or equal to 128"),
+        ("max_tokens: 40", "lm: gpt", "'lm' = 'gpt' is no part of a step's config"),
+        ("max_tokens: 40", "adapter: [1]", r"'adapter' = \[1\]"),
+        ("urgency: low", "urgent: low", "'urgent' is no field; the fields are"),
+        ("ticket: str ->", "ticket: List['exit()'] ->", "signature .*no type"),
     ],
 )
 async def test_bad_programs_are_one_complaint_and_status_2(
@@ -201,3 +213,27 @@ async def test_logs_are_json_when_stderr_is_no_terminal(tmp_path: Path) -> None:
         )  # fmt: skip
     events: list[dict[str, Any]] = [json.loads(line) for line in done.err.splitlines()]
     assert "dspy_process_started" in [event["event"] for event in events]
+
+
+async def test_results_that_cannot_be_written_are_one_complaint() -> None:
+    async with open_fake_provider(schema_answers()) as server:
+        at = f"--lm openai:m --base-url {server.url}"
+        run = f"{sys.executable} -m dspex run {PROGRAM} --inputs {TICKETS} --json {at}"
+        full = await shell(f"{run} >/dev/full")
+        closed = await shell(f"{run} >&-")
+        gone = await shell(f"set -o pipefail; {run} | head -1")
+        deaf = await shell(f"{run} 2>/dev/full")
+    assert (full.status, closed.status, gone.status, deaf.status) == (2, 2, 141, 0)
+    assert full.err.startswith("dspex: the results could not be written: ")
+    assert closed.err.startswith("dspex: stdout is closed")
+    assert len(full.err.splitlines()) == len(closed.err.splitlines()) == 1
+    assert len(gone.rows) == 1
+    assert gone.err == ""
+    assert len(deaf.rows) == 10
+
+
+async def test_a_file_without_inputs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    done = await dspex("run", PROGRAM, "--inputs", tmp_path / "empty.jsonl")
+    assert done.status == 2
+    assert "empty.jsonl: there is no input in it" in done.err
