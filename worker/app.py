@@ -418,14 +418,29 @@ async def open_runtime(
     """
     if isinstance(lm, str):
         raise TypeError(f"lm is the text {lm!r}; pass a model, such as OpenAI(...)")
-    async with open_node(shutdown_timeout=shutdown_timeout) as node:
+    async with AsyncExitStack() as stack:
+        opened: BlockingStore | None = None
+        if store is not None:
+            opened = await stack.enter_async_context(open_store(store))
+        node = await stack.enter_async_context(
+            open_node(shutdown_timeout=shutdown_timeout)
+        )
+        journal = None if opened is None else Journal(opened, node.registry)
+        first: list[ChildSpec] = []
+        if journal is not None:
+            first.append(ChildSpec(WRITER, journal.writer, name=WRITER))
         models: list[ChildSpec] = []
         if lm is None:
             find_model()
             require_llama()
             models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
             lm = Embedded(node.registry, server=EMBEDDED)
-        children = [_supervisor(MODELS, models), _supervisor(BRIDGE, []), _MODULES]
+        children = [
+            *first,
+            _supervisor(MODELS, models),
+            _supervisor(BRIDGE, []),
+            _MODULES,
+        ]
         tree = Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
         try:
             root = await node.start(tree, name=ROOT)

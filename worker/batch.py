@@ -91,7 +91,9 @@ async def run_batch(
     nursery: trio.Nursery
     try:
         async with trio.open_nursery() as nursery:
-            for _ in range(min(concurrency, len(rows))):
+            # With a store all are accepted at once, and it limits how many run.
+            tasks = len(rows) if runtime.has_store else min(concurrency, len(rows))
+            for _ in range(tasks):
                 nursery.start_soon(work)
     finally:
         for index in sorted(ended):

@@ -1,22 +1,15 @@
 """The command line: dspex run, demo, doctor."""
 
-import os
-import sys
-import traceback
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
-from dspex.worker.logs import LEVELS, complain, configure_logs
-from dspex.worker.run_command import NOTHING_DONE, RunOptions, run_program
-from dspex.worker.signals import run_command
-
-# What a shell shows of a program that SIGPIPE ended.
-_READER_GONE: Final = 141
+from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.run_command import RunOptions, run_program
+from dspex.worker.runs_cli import runs_app
 
 app = typer.Typer(
     help="Run LLM programs as supervised actors.",
@@ -25,49 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks, and log at level debug.")
-]
-LogLevel = Annotated[
-    str, typer.Option("--log-level", help=f"Logs on stderr: {', '.join(LEVELS)}.")
-]
-
-
-def _execute(
-    main: Callable[[], Awaitable[int]], *, debug: bool, log_level: str
-) -> None:
-    if log_level not in LEVELS:
-        raise typer.BadParameter(
-            f"{log_level!r} is not one of {', '.join(LEVELS)}",
-            param_hint="--log-level",
-        )
-    configure_logs("debug" if debug else log_level)
-    raise typer.Exit(_status_of(main, debug=debug))
-
-
-def _status_of(main: Callable[[], Awaitable[int]], *, debug: bool) -> int:
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
-        complain("stdout is closed, so no result could be told: open it")
-        return NOTHING_DONE
-    try:
-        status = run_command(main)
-        sys.stdout.flush()
-    except DspexError as error:
-        if debug:
-            traceback.print_exception(error)
-        complain(str(error))
-        return NOTHING_DONE
-    except OSError as error:
-        # What is left in the buffer has nowhere to go at exit either.
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        if isinstance(error, BrokenPipeError):
-            return _READER_GONE
-        if debug:
-            traceback.print_exception(error)
-        complain(f"the results could not be written: {error}")
-        return NOTHING_DONE
-    return status
+app.add_typer(runs_app, name="runs")
 
 
 @app.command()

@@ -10,8 +10,9 @@ from rich.console import Console
 from dspex.runtime.engine import Run
 from dspex.runtime.journal import UNFINISHED
 from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
-from dspex.worker.run_command import ALL_GOOD, NOTHING_DONE, SOME_FAILED, complain
+from dspex.worker.run_command import ALL_GOOD, NOTHING_DONE, SOME_FAILED
 
 _ALL = 1_000_000
 

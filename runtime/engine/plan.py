@@ -7,7 +7,11 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import (
+    PydanticSerializationError,
+    to_json,
+    to_jsonable_python,
+)
 
 from dspex.runtime.engine.backend import Backend, Shape, StepResult
 from dspex.runtime.engine.effects import Codec
@@ -118,7 +122,7 @@ class Plan:
             if name not in given:
                 raise RunInputError(self.program.name, name, "is missing")
             try:
-                checked[name] = TypeAdapter(annotation).validate_python(given[name])
+                checked[name] = self._read(f"inputs.{name}", annotation, given[name])
                 to_json(checked[name], fallback=repr)
             except PydanticSerializationError as error:
                 raise RunInputError(
