@@ -9,8 +9,9 @@ dspex                 one_for_one
 """
 
 import math
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -126,6 +127,8 @@ class Runtime:
         self._engine = engine
         self._desk = desk
         self._plans: dict[str, Plan] = {}
+        self._served: dict[str, Program] = {}
+        self._users: Counter[str] = Counter()
         self._stored: dict[tuple[str, int], Program] = {}
         self._preparing = trio.Lock()
 
@@ -154,6 +157,11 @@ class Runtime:
             ProgramError: the program cannot be run as written.
             StartError: an actor that it needs cannot be started.
         """
+        plan = await self._load(program)
+        self._served[program.name] = program
+        return plan
+
+    async def _load(self, program: Program) -> Plan:
         known = self._plans.get(program.digest)
         if known is not None:
             return known
@@ -174,11 +182,64 @@ class Runtime:
         Raises:
             ProgramNotFoundError: none has it.
         """
-        for plan in reversed(self.programs):
-            if plan.program.name == name:
-                return plan.program
-        known = dict.fromkeys(plan.program.name for plan in self.programs)
-        raise ProgramNotFoundError(name, tuple(known))
+        try:
+            return self._served[name]
+        except KeyError:
+            raise ProgramNotFoundError(name, tuple(self._served)) from None
+
+    @property
+    def served(self) -> tuple[Plan, ...]:
+        """The plans that programs are run by when they are named: one for each name."""
+        return tuple(self._plans[it.digest] for it in self._served.values())
+
+    async def reload(self, programs: Iterable[Program]) -> dict[str, list[str]]:
+        """Put these programs in the place of all that are served by name.
+
+        Runs that were accepted keep the program they were accepted with. The actors
+        of programs that are not served any more end with the first reload that finds
+        them without runs. Gives the names that were added, changed, removed and kept.
+
+        Raises:
+            ProgramError: one cannot be run as written; then nothing has changed.
+            StartError: an actor that one needs cannot be started; as above.
+        """
+        wanted = {program.name: program for program in programs}
+        for program in wanted.values():
+            self.plan(program)
+        for program in wanted.values():
+            await self._load(program)
+        before, self._served = self._served, wanted
+        await self._end_unused()
+        both = [name for name in wanted if name in before]
+        return {
+            "added": [name for name in wanted if name not in before],
+            "changed": [name for name in both if wanted[name] != before[name]],
+            "removed": [name for name in before if name not in wanted],
+            "kept": [name for name in both if wanted[name] == before[name]],
+        }
+
+    async def _end_unused(self) -> None:
+        in_use = {it.program.digest for it in self.table.unfinished}
+        in_use |= {program.digest for program in self._served.values()}
+        modules: ActorRef[DynamicSupervisor] = await self.node.registry.wait_for(
+            MODULES
+        )
+        for digest, plan in list(self._plans.items()):
+            if digest in in_use or self._users[digest]:
+                continue
+            del self._plans[digest]
+            for step in plan.program.steps:
+                ref = self.node.registry.whereis(f"{plan.actors}/{step}")
+                if ref is not None:
+                    await modules.call(DynamicSupervisor.terminate_child, ref)
+
+    @contextmanager
+    def _use(self, plan: Plan) -> Generator[None]:
+        self._users[plan.program.digest] += 1
+        try:
+            yield
+        finally:
+            self._users[plan.program.digest] -= 1
 
     @property
     def programs(self) -> tuple[Plan, ...]:
@@ -217,7 +278,8 @@ class Runtime:
         if self._desk is not None:
             return await self.result(await self.submit(program, inputs))
         plan = await self.load(self._named(program))
-        return await self._engine.run(plan, plan.check_inputs(inputs))
+        with self._use(plan):
+            return await self._engine.run(plan, plan.check_inputs(inputs))
 
     async def submit(
         self,
@@ -358,14 +420,17 @@ class Runtime:
         plan = await self.stored_plan(row.program, row.version)
         record = self.table.adopt(row.id, plan.program, row.inputs, row.accepted_at)
         watched_run.set(record)
-        plan = await self.load(plan.program)
-        inputs = plan.check_inputs(row.inputs)
-        return await self._engine.run(plan, inputs, journal=journal)
+        structlog.contextvars.bind_contextvars(run=row.id)
+        with self._use(plan):
+            plan = await self._load(plan.program)
+            inputs = plan.check_inputs(row.inputs)
+            return await self._engine.run(plan, inputs, journal=journal)
 
     async def execute(self, record: RunRecord) -> Run:
         """Run what was accepted; what its steps do becomes events of the record."""
-        plan = await self.load(record.program)
+        plan = await self._load(record.program)
         watched_run.set(record)
+        structlog.contextvars.bind_contextvars(run=record.id)
         return await self._engine.run(
             plan, plan.check_inputs(record.inputs), run_id=record.id
         )

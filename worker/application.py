@@ -50,6 +50,7 @@ class App:
 async def open_app(
     app: App,
     *,
+    store: str | Path | None = None,
     shutdown_timeout: float = 1.0,
     max_runs: int = 1_000,
     keep_text: bool = True,
@@ -63,6 +64,7 @@ async def open_app(
     programs = app.read_programs()
     async with open_runtime(
         app.lm,
+        store=store,
         shutdown_timeout=shutdown_timeout,
         max_runs=max_runs,
         keep_text=keep_text,

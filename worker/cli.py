@@ -1,4 +1,4 @@
-"""The command line: dspex run, demo, doctor."""
+"""The command line: dspex run, demo, doctor, worker."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from dspex.worker.doctor import run_doctor
 from dspex.worker.execute import Debug, LogLevel, execute
 from dspex.worker.run_command import RunOptions, run_program
 from dspex.worker.runs_cli import runs_app
+from dspex.worker.worker_cli import worker_command
 
 app = typer.Typer(
     help="Run LLM programs as supervised actors.",
@@ -96,3 +97,6 @@ def demo(
 def doctor(debug: Debug = False) -> None:
     """Tell what is installed, what works, and what to do about what does not."""
     execute(run_doctor, debug=debug, log_level="critical")
+
+
+app.command("worker")(worker_command)

@@ -6,7 +6,7 @@ table outlives the actor: one that is started again takes up what was not finish
 
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
@@ -76,6 +76,8 @@ class RunRecord:
     program: Program
     inputs: Mapping[str, Any]  # Any: as the signatures declare
     key: str | None = None
+    number: int = 0
+    """Counts the runs of this process."""
     status: Status = "pending"
     accepted_at: float = field(default_factory=time.time)
     finished_at: float | None = None
@@ -136,12 +138,19 @@ class RunTable:
     def __init__(self, *, max_unfinished: int = MAX_UNFINISHED) -> None:
         self.max_unfinished = max_unfinished
         self.counts: dict[Status, int] = {}
+        self.accepted = 0
+        self.tokens: Counter[str] = Counter()
         self._records: dict[str, RunRecord] = {}
         self._keys: dict[str, str] = {}
         self._finished: deque[str] = deque()
 
     def __iter__(self) -> Iterator[RunRecord]:
         return reversed(list(self._records.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many runs as may be are unfinished."""
+        return len(self._records) - len(self._finished) >= self.max_unfinished
 
     @property
     def unfinished(self) -> list[RunRecord]:
@@ -173,9 +182,10 @@ class RunTable:
             if known.program != program or dict(known.inputs) != dict(inputs):
                 raise KeyReusedError(key, known.id)
             return known, False
-        if len(self._records) - len(self._finished) >= self.max_unfinished:
+        if self.is_full:
             raise TooManyRunsError(self.max_unfinished)
-        record = RunRecord(uuid.uuid4().hex, program, inputs, key)
+        self.accepted += 1
+        record = RunRecord(uuid.uuid4().hex, program, inputs, key, self.accepted)
         self._records[record.id] = record
         if key is not None:
             self._keys[key] = record.id
@@ -197,7 +207,10 @@ class RunTable:
         """Add a run that a store has accepted and that begins here, maybe again."""
         record = self._records.get(run)
         if record is None:
-            record = RunRecord(run, program, inputs, accepted_at=accepted_at)
+            self.accepted += 1
+            record = RunRecord(
+                run, program, inputs, number=self.accepted, accepted_at=accepted_at
+            )
             self._records[run] = record
             self._count("pending", 1)
             record.note("accepted", program=program.name)
@@ -237,6 +250,9 @@ class RunTable:
         self._count(record.status, -1)
         self._count(status, 1)
         record.finish(status, run, error)
+        for step in () if run is None else run.steps:
+            for kind in ("input_tokens", "output_tokens"):
+                self.tokens[kind.removesuffix("_tokens")] += step.usage.get(kind, 0)
         self._finished.append(record.id)
         if len(self._finished) > MAX_FINISHED:
             oldest = self._records.pop(self._finished.popleft())

@@ -66,7 +66,7 @@ class WatchedBackend:
             return await self._inner.run(
                 name, step, inputs, effects=effects, deadline=deadline
             )
-        label = name.partition("/")[2]
+        label = name.partition("/")[2].partition("@")[0]
         record.note("step_started", step=label, backend=step.backend)
         began = trio.current_time()
         watched = cast("Effects", _WatchedEffects(effects, record, label))

@@ -1,0 +1,281 @@
+"""`dspex worker` as a process: its life, its signals, its exit status."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from dspex.testing import open_fake_provider
+from tests.integration.dspex_command import (
+    argv,
+    dspex,
+    eventually,
+    schema_answers,
+)
+from tests.integration.http_client import ask
+
+pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
+
+PROGRAM = """
+name: triage
+steps:
+  classify: {module: Predict, signature: "ticket -> category"}
+"""
+RUNS = "/v1/programs/triage/runs"
+INPUTS = {"inputs": {"ticket": "My invoice is wrong"}}
+
+
+@dataclass
+class Process:
+    popen: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    async def exit_status(self) -> int:
+        with trio.fail_after(20):
+            return await trio.to_thread.run_sync(
+                self.popen.wait, abandon_on_cancel=True
+            )
+
+    def logged(self, event: str) -> bool:
+        return f'"event": "{event}"' in self.log.read_text()
+
+
+@asynccontextmanager
+async def open_process(
+    folder: Path, url: str, *more: str, environment: dict[str, str] | None = None
+) -> AsyncGenerator[Process]:
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "triage.yaml").write_text(PROGRAM)
+    log = folder / "log"
+    command = argv(
+        "worker", "--app", programs, "--port", "0", "--lm", "openai:fake",
+        "--base-url", url, *more,
+    )  # fmt: skip
+    with log.open("wb") as sink:
+        popen = subprocess.Popen(
+            command,
+            stderr=sink,
+            stdout=sink,
+            env=os.environ | {"OPENAI_API_KEY": "none"} | (environment or {}),
+        )
+    try:
+        process = Process(popen, 0, log)
+        up = await eventually(
+            lambda: process.logged("worker_ready") or popen.poll() is not None,
+            seconds=30,
+        )
+        assert up
+        assert popen.poll() is None, log.read_text()
+        for line in log.read_text().splitlines():
+            if '"worker_ready"' in line:
+                process.port = int(json.loads(line)["url"].rpartition(":")[2])
+        yield process
+    finally:
+        popen.kill()
+        popen.wait()
+
+
+async def test_sigterm_lets_accepted_runs_finish_and_accepts_no_more(
+    tmp_path: Path,
+) -> None:
+    async with (
+        open_fake_provider(schema_answers(delay=1.0)) as provider,
+        open_process(tmp_path, provider.url) as worker,
+    ):
+        accepted = await ask(worker.port, "POST", RUNS, INPUTS)
+        assert await eventually(lambda: len(provider.requests) == 1, seconds=5)
+        worker.popen.send_signal(signal.SIGTERM)
+        worker.popen.send_signal(signal.SIGTERM)  # as `timeout` does it
+        assert await eventually(lambda: worker.logged("worker_draining"), seconds=5)
+        assert (await ask(worker.port, "POST", RUNS, INPUTS)).status == 503
+        run = accepted.json["run_id"]
+        done = await ask(worker.port, "GET", f"/v1/runs/{run}?wait=10")
+        assert done.json["status"] == "succeeded"
+        assert await worker.exit_status() == 0
+
+
+async def test_a_killed_worker_leaves_its_runs_to_the_next_one(tmp_path: Path) -> None:
+    store = str(tmp_path / "runs.db")
+    async with open_fake_provider(schema_answers(delay=60)) as provider:
+        async with open_process(tmp_path, provider.url, "--store", store) as worker:
+            accepted = await ask(worker.port, "POST", RUNS, INPUTS)
+            done = await ask(worker.port, "POST", f"{RUNS}?wait=0.1", INPUTS)
+            assert (accepted.status, done.status) == (202, 202)
+            worker.popen.kill()
+            worker.popen.wait()
+        provider.plan(schema_answers())
+        async with open_process(tmp_path, provider.url, "--store", store) as worker:
+            run = accepted.json["run_id"]
+            finished = await ask(worker.port, "GET", f"/v1/runs/{run}?wait=20")
+            assert finished.json["status"] == "succeeded"
+            listed = (await ask(worker.port, "GET", "/v1/runs")).json["runs"]
+            assert len(listed) == 2
+            events = await ask(worker.port, "GET", f"/v1/runs/{run}/events")
+            assert "event: finished" in events.text
+
+
+async def test_what_the_drain_is_too_short_for_is_told_by_the_exit_status(
+    tmp_path: Path,
+) -> None:
+    async with (
+        open_fake_provider(schema_answers(delay=60)) as provider,
+        open_process(tmp_path, provider.url, "--drain-timeout", "0.2") as worker,
+    ):
+        run = (await ask(worker.port, "POST", RUNS, INPUTS)).json["run_id"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, worker.port, "GET", f"/v1/runs/{run}/events")
+            assert await eventually(lambda: len(provider.requests) == 1, seconds=5)
+            began = trio.current_time()
+            worker.popen.send_signal(signal.SIGTERM)
+            assert await worker.exit_status() == 1
+            assert trio.current_time() - began < 3
+
+
+async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
+    async with (
+        open_fake_provider(schema_answers(delay=60)) as provider,
+        open_process(tmp_path, provider.url) as worker,
+    ):
+        await ask(worker.port, "POST", RUNS, INPUTS)
+        worker.popen.send_signal(signal.SIGTERM)
+        assert await eventually(lambda: worker.logged("worker_draining"), seconds=5)
+        await trio.sleep(0.5)
+        worker.popen.send_signal(signal.SIGTERM)
+        assert await worker.exit_status() == -signal.SIGTERM
+
+
+async def test_sighup_loads_changed_programs_and_loses_no_run(tmp_path: Path) -> None:
+    async with (
+        open_fake_provider(schema_answers(delay=1.0)) as provider,
+        open_process(tmp_path, provider.url) as worker,
+    ):
+        before = (await ask(worker.port, "POST", RUNS, INPUTS)).json["run_id"]
+        assert await eventually(lambda: len(provider.requests) == 1, seconds=5)
+        programs = tmp_path / "programs"
+        changed = PROGRAM.replace("-> category", "-> urgency")
+        (programs / "triage.yaml").write_text(changed)
+        (programs / "more.yaml").write_text(PROGRAM.replace("triage", "more"))
+        worker.popen.send_signal(signal.SIGHUP)
+        assert await eventually(lambda: worker.logged("reloaded"), seconds=5)
+        after = await ask(worker.port, "POST", f"{RUNS}?wait=10", INPUTS)
+        assert list(after.json["outputs"]) == ["urgency"]
+        done = await ask(worker.port, "GET", f"/v1/runs/{before}?wait=10")
+        assert list(done.json["outputs"]) == ["category"]
+        names = (await ask(worker.port, "GET", "/v1/programs")).json["programs"]
+        assert [it["name"] for it in names] == ["more", "triage"]
+
+        (programs / "triage.yaml").write_text("name: [")
+        worker.popen.send_signal(signal.SIGHUP)
+        assert await eventually(lambda: worker.logged("reload_failed"), seconds=5)
+        again = await ask(worker.port, "POST", f"{RUNS}?wait=10", INPUTS)
+        assert list(again.json["outputs"]) == ["urgency"]
+
+
+async def test_systemd_hears_that_it_is_ready_alive_and_stopping(
+    tmp_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        address = str(tmp_path / "notify")
+        systemd.bind(address)
+        systemd.setblocking(False)
+        heard: list[bytes] = []
+
+        def listen() -> bool:
+            try:
+                heard.append(systemd.recv(1_000))
+            except BlockingIOError:
+                return False
+            return True
+
+        async with (
+            open_fake_provider(schema_answers()) as provider,
+            open_process(
+                tmp_path, provider.url,
+                environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "100000"},
+            ) as worker,
+        ):  # fmt: skip
+            assert await eventually(lambda: listen() and len(heard) >= 4, seconds=5)
+            worker.popen.send_signal(signal.SIGTERM)
+            assert await worker.exit_status() == 0
+        while listen():
+            pass
+    assert heard[0] == b"READY=1"
+    assert heard.count(b"WATCHDOG=1") >= 3
+    assert b"STOPPING=1" in heard
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--app", "nope:app"], "no module 'nope'"),
+        (["--app", "/nowhere"], "no such directory"),
+        (["--app", "json:dumps_"], "has no 'dumps_'"),
+        (["--app", "json:JSONDecoder"], "it is a JSONDecoder"),
+        (["--app", "x:y", "--host", "0.0.0.0"], "DSPEX_TOKEN"),
+        (["--app", "x:y", "--port", "99999"], "'port'"),
+        (["--app", "x:y", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        ([], "app"),
+    ],
+)
+async def test_what_cannot_start_says_why_and_exits_with_2(
+    flags: list[str], said: str
+) -> None:
+    done = await dspex("worker", *flags)
+    assert done.status == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+async def test_flags_go_before_the_environment_and_that_before_the_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "dspex.toml"
+    file.write_text('port = 1111\nmax_runs = 11\ndrain_timeout = 1.5\nhost = "::1"\n')
+    done = await dspex(
+        "worker", "--config", file, "--port", "3333", "--print-config",
+        environment={"DSPEX_PORT": "2222", "DSPEX_MAX_RUNS": "22",
+                     "DSPEX_TOKEN": "a-very-long-and-secret-token"},
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "port = 3333" in done.out
+    assert "max_runs = 22" in done.out
+    assert "drain_timeout = 1.5" in done.out
+    assert "secret-token" not in done.out
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    (tmp_path / "triage.yaml").write_text(PROGRAM)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = await dspex(
+            "worker", "--app", tmp_path, "--port", str(port), "--lm", "openai:x",
+            "--base-url", "http://127.0.0.1:9/v1",
+        )  # fmt: skip
+    assert done.status == 2
+    assert str(port) in done.err
+
+
+def test_the_core_does_not_import_what_only_the_worker_needs() -> None:
+    script = (
+        "import sys, dspex\n"
+        "print([n for n in ('starlette', 'hypercorn', 'jinja2', 'prometheus_client',"
+        " 'pydantic_settings', 'pytest') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,225 @@
+"""Guard: what stands between a socket and the API.
+
+A plain ASGI layer: who may come in (bearer token or session, compared in constant
+time), from where (host and origin, so that no web page can drive a worker on the
+reader's own machine), how often, with how large a body; and no traceback goes out.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+
+import structlog
+import trio
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dspex.worker.settings import WorkerSettings
+
+log = structlog.get_logger("dspex")
+
+COOKIE: Final = "dspex_session"
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/login", "/static/observer.css"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_MAX_CLIENTS: Final = 1_000
+_MAX_SESSIONS: Final = 100
+_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        b"connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        b"frame-ancestors 'none'",
+    ),
+)
+
+
+def problem(
+    status: int, text: str, *, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Give an error answer: always `{"error": text}`."""
+    return JSONResponse({"error": text}, status, headers=headers)
+
+
+class RateLimiter:
+    """A token bucket for each client; the least recent clients are forgotten."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._per_second = per_minute / 60
+        self._burst = max(1.0, per_minute / 60)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> float:
+        """Take one request; give 0, or in how many seconds there is room for it."""
+        now = trio.current_time()
+        left, since = self._buckets.pop(client, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._per_second)
+        wait = 0.0 if left >= 1 else (1 - left) / self._per_second
+        self._buckets[client] = (left - 1 if left >= 1 else left, now)
+        if len(self._buckets) > _MAX_CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class Sessions:
+    """Browsers that have shown the token; each has a random cookie of its own."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = None if token is None else _digest(token)
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    def accepts(self, token: str) -> bool:
+        """Whether this is the token; takes as long for any answer."""
+        return self._token is None or hmac.compare_digest(_digest(token), self._token)
+
+    def open(self) -> str:
+        """Give a new session; the oldest of too many ends."""
+        session = secrets.token_urlsafe(32)
+        self._known[_digest(session).hex()] = None
+        if len(self._known) > _MAX_SESSIONS:
+            self._known.popitem(last=False)
+        return session
+
+    def knows(self, session: str) -> bool:
+        """Whether the session is open."""
+        return _digest(session).hex() in self._known
+
+
+class Guard:
+    """The outermost ASGI layer of the worker."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: WorkerSettings, sessions: Sessions
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._sessions = sessions
+        self._has_token = settings.token is not None
+        self._limiter = RateLimiter(settings.rate_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        refusal = self._refuse(HTTPConnection(scope))
+        if refusal is not None:
+            await refusal(scope, receive, _with_headers(send))
+            return
+        await self._pass_on(scope, receive, _with_headers(send))
+
+    def _refuse(self, connection: HTTPConnection) -> Response | None:
+        scope, headers = connection.scope, connection.headers
+        host = headers.get("host", "")
+        if (
+            not self._has_token
+            and host.rpartition(":")[0] not in _LOOPBACK_HOSTS
+            and (host not in _LOOPBACK_HOSTS)
+        ):
+            # A name that someone else's DNS points at this machine.
+            return problem(421, f"this worker is not {host[:100]!r}")
+        path: str = scope["path"]
+        if path not in OPEN_PATHS:
+            client = self._identify(connection)
+            if client is None:
+                return self._unauthorized(connection, path)
+        else:
+            client = _address(scope)
+        wait = self._limiter.take(client)
+        if wait:
+            seconds = str(max(1, round(wait)))
+            return problem(429, "too many requests", headers={"retry-after": seconds})
+        if scope["method"] not in _SAFE_METHODS and not _is_same_origin(
+            headers.get("origin"), headers.get("sec-fetch-site"), host
+        ):
+            return problem(403, "a page of another origin cannot do this")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._settings.max_body_bytes:
+            limit = self._settings.max_body_bytes
+            return problem(413, f"the body is longer than {limit} bytes")
+        return None
+
+    def _identify(self, connection: HTTPConnection) -> str | None:
+        """Give who this is, or None if it has not shown the token."""
+        if not self._has_token:
+            return _address(connection.scope)
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._sessions.accepts(token.strip()):
+            return "token"
+        session = _session_of(connection.headers.get("cookie", ""))
+        return "browser" if session and self._sessions.knows(session) else None
+
+    def _unauthorized(self, connection: HTTPConnection, path: str) -> Response:
+        address = _address(connection.scope)
+        if self._limiter.take(f"refused {address}"):
+            return problem(429, "too many requests", headers={"retry-after": "60"})
+        if path == "/":
+            return RedirectResponse("/login", 303)
+        return problem(
+            401,
+            "show the worker's token: Authorization: Bearer TOKEN",
+            headers={"www-authenticate": "Bearer"},
+        )
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        room = self._settings.max_body_bytes
+
+        async def counted() -> Message:
+            nonlocal room
+            message = await receive()
+            if message["type"] == "http.request":
+                room -= len(message.get("body", b""))
+                if room < 0:
+                    limit = self._settings.max_body_bytes
+                    raise HTTPException(413, f"the body is longer than {limit} bytes")
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        except Exception:
+            # Answered already, without a traceback; the log has it whole.
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _session_of(header: str) -> str | None:
+    try:
+        cookie = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return None
+    return None if cookie is None else cookie.value
+
+
+def _is_same_origin(origin: str | None, site: str | None, host: str) -> bool:
+    # Programs send neither header; browsers send them with every unsafe request.
+    if site is not None and site not in ("same-origin", "none"):
+        return False
+    return origin is None or origin.partition("://")[2] == host
+
+
+def _with_headers(send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *_HEADERS]
+        await send(message)
+
+    return with_headers

@@ -1,0 +1,269 @@
+"""The HTTP API: programs, runs, their events, health and metrics."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Final, cast
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from dspex.runtime.engine import Plan, RunInputError
+from dspex.runtime.journal import RunNotFoundError
+from dspex.worker.app import ProgramNotFoundError
+from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, EventStream, frame
+from dspex.worker.guard import Guard, problem
+from dspex.worker.metrics import make_registry, render
+from dspex.worker.openapi import describe_api, input_schema, output_schema
+from dspex.worker.run_views import is_finished, view_run, view_runs
+from dspex.worker.runs import (
+    KeyReusedError,
+    Status,
+    TooManyRunsError,
+)
+from dspex.worker.service import (
+    RETRY_AFTER_SECONDS,
+    BadRequestError,
+    Service,
+    read_number,
+    read_object,
+    reply,
+    service_of,
+)
+
+_RETRY: Final = {"retry-after": str(RETRY_AFTER_SECONDS)}
+_MAX_KEY: Final = 200
+_MAX_LIST: Final = 200
+_STATUSES: Final = ("pending", "running", "succeeded", "failed", "cancelled")
+
+
+def make_api(service: Service, routes: list[BaseRoute]) -> ASGIApp:
+    """Give the worker's ASGI app; `routes` are served beside the API's own."""
+    app = Starlette(
+        routes=[
+            Route("/v1/programs", list_programs),
+            Route("/v1/programs/{name}", show_program),
+            Route("/v1/programs/{name}/runs", create_run, methods=["POST"]),
+            Route("/v1/runs", list_runs),
+            Route("/v1/runs/{run}", show_run),
+            Route("/v1/runs/{run}/events", stream_events),
+            Route("/v1/runs/{run}/cancel", cancel_run, methods=["POST"]),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/openapi.json", openapi),
+            *routes,
+        ],
+        exception_handlers={
+            HTTPException: _http_error,
+            BadRequestError: _bad_request,
+            ProgramNotFoundError: _not_found,
+            RunNotFoundError: _not_found,
+            RunInputError: _bad_input,
+            KeyReusedError: _conflict,
+            TooManyRunsError: _full,
+            Exception: _failed,
+        },
+    )
+    app.state.service = service
+    app.state.registry = make_registry(service.collector)
+    return Guard(app, settings=service.settings, sessions=service.sessions)
+
+
+async def list_programs(request: Request) -> Response:
+    """List the programs that can be run."""
+    plans = service_of(request).runtime.served
+    return reply({"programs": [_program(plan) for plan in plans]})
+
+
+async def show_program(request: Request) -> Response:
+    """Show one program: its steps, what it takes and gives."""
+    runtime = service_of(request).runtime
+    name: str = request.path_params["name"]
+    runtime.program(name)
+    (plan,) = (it for it in runtime.served if it.program.name == name)
+    return reply(_program(plan))
+
+
+def _program(plan: Plan) -> dict[str, Any]:  # Any: JSON
+    return {
+        "name": plan.program.name,
+        "description": plan.program.description,
+        "digest": plan.program.digest,
+        "inputs": input_schema(plan),
+        "outputs": output_schema(plan),
+        "steps": [
+            {
+                "name": name,
+                "module": step.module,
+                "signature": step.signature,
+                "backend": step.backend,
+                "demos": len(step.demos),
+            }
+            for name, step in plan.program.steps.items()
+        ],
+    }
+
+
+async def create_run(request: Request) -> Response:
+    """Accept a run: 202 with its id, or with `?wait=` 200 when it ends in time."""
+    service = service_of(request)
+    if service.is_draining:
+        return problem(503, "the worker is stopping", headers=_RETRY)
+    wait = read_number(request, "wait", 0.0, service.settings.max_wait)
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= _MAX_KEY:
+        raise BadRequestError(422, f"idempotency-key is not 1 to {_MAX_KEY} characters")
+    name: str = request.path_params["name"]
+    service.runtime.program(name)
+    body = await read_object(request)
+    inputs: object = body.get("inputs")
+    if not isinstance(inputs, dict) or len(body) != 1:
+        raise BadRequestError(422, 'the body must be {"inputs": {...}}')
+    run = await service.runtime.submit(
+        name,
+        cast("dict[str, Any]", inputs),  # JSON's keys are strings
+        key=key,
+    )
+    view = await view_run(service.runtime, run, wait=wait)
+    where = {"location": f"/v1/runs/{run}"}
+    return reply(view, 200 if is_finished(view) else 202, where)
+
+
+async def list_runs(request: Request) -> Response:
+    """List runs, newest first; `before` is the id that the page goes on after."""
+    query = request.query_params
+    status, program, before = (query.get(it) for it in ("status", "program", "before"))
+    if status is not None and status not in _STATUSES:
+        raise BadRequestError(422, f"status is not one of {', '.join(_STATUSES)}")
+    limit = int(read_number(request, "limit", 50, _MAX_LIST))
+    found = await view_runs(
+        service_of(request).runtime,
+        status=cast("Status | None", status),
+        program=program,
+        before=before,
+        limit=limit,
+    )
+    return reply({"runs": found})
+
+
+async def show_run(request: Request) -> Response:
+    """Show a run; with `?wait=` its end is waited for."""
+    service = service_of(request)
+    wait = read_number(request, "wait", 0.0, service.settings.max_wait)
+    return reply(await view_run(service.runtime, request.path_params["run"], wait=wait))
+
+
+async def cancel_run(request: Request) -> Response:
+    """Cancel a run; one that is finished stays as it is."""
+    service = service_of(request)
+    run: str = request.path_params["run"]
+    await service.runtime.cancel(run)
+    return reply(await view_run(service.runtime, run))
+
+
+async def stream_events(request: Request) -> EventStream | Response:
+    """Send a run's events as they happen, from the one after Last-Event-ID."""
+    service = service_of(request)
+    run: str = request.path_params["run"]
+    await view_run(service.runtime, run)
+    last = request.headers.get("last-event-id", "0")
+    if not (last.isascii() and last.isdigit() and len(last) <= 18):
+        raise BadRequestError(422, f"last-event-id {last[:50]!r} is not a number")
+    return open_stream(service, _run_frames(service, run, int(last)))
+
+
+def open_stream(
+    service: Service, frames: AsyncGenerator[bytes]
+) -> EventStream | Response:
+    """Answer with a stream, unless as many as may be are open."""
+    collector = service.collector
+    if collector.streams >= service.settings.max_streams:
+        return problem(503, "too many event streams are open", headers=_RETRY)
+    collector.streams += 1
+
+    def on_end() -> None:
+        collector.streams -= 1
+
+    return EventStream(frames, closing=service.closing, on_end=on_end)
+
+
+async def _run_frames(service: Service, run: str, after: int) -> AsyncGenerator[bytes]:
+    while True:
+        with trio.move_on_after(KEEP_ALIVE_SECONDS):
+            batch = await service.runtime.next_events(run, after=after)
+            if not batch:
+                return
+            chunks: list[bytes] = []
+            for event in batch:
+                after = event.seq
+                data = msgspec.json.encode(event.to_json())
+                chunks.append(frame(data, id=event.seq, event=event.kind))
+            yield b"".join(chunks)
+            continue
+        yield b""
+
+
+async def healthz(request: Request) -> Response:
+    """Tell that the worker's loop turns."""
+    return reply({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Tell whether a run would be accepted now."""
+    service = service_of(request)
+    if service.is_draining:
+        return reply({"status": "draining"}, 503, _RETRY)
+    if service.runtime.table.is_full:
+        return reply({"status": "full"}, 503, _RETRY)
+    return reply({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    """Give the figures that Prometheus reads."""
+    text = render(request.app.state.registry)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def openapi(request: Request) -> Response:
+    """Describe this API and the programs that are loaded."""
+    service = service_of(request)
+    return reply(
+        describe_api(service.runtime.served, has_token=bool(service.settings.token))
+    )
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    # The guard logs it whole; the client gets no traceback.
+    return problem(500, "the worker failed on this request; its log tells why")
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    return problem(error.status_code, error.detail.lower(), headers=headers)
+
+
+def _bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequestError)
+    return problem(error.status, str(error))
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return problem(404, str(error))
+
+
+def _bad_input(request: Request, error: Exception) -> Response:
+    return problem(422, str(error))
+
+
+def _conflict(request: Request, error: Exception) -> Response:
+    return problem(409, str(error))
+
+
+def _full(request: Request, error: Exception) -> Response:
+    return problem(503, str(error), headers=_RETRY)

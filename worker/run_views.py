@@ -1,0 +1,96 @@
+"""Run views: runs as the HTTP API shows them, from memory or from the store."""
+
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from dspex.runtime.journal import RunCancelledError, RunRow
+from dspex.worker.app import Runtime
+from dspex.worker.runs import Status
+
+JSON = dict[str, Any]  # Any: JSON
+
+
+async def view_run(runtime: Runtime, run: str, *, wait: float = 0.0) -> JSON:
+    """Give a run, once it has ended or after `wait` seconds.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    table = runtime.table
+    with trio.move_on_after(wait):
+        if wait > 0 and runtime.has_store:
+            with suppress(RunCancelledError):
+                await runtime.result(run)
+        elif wait > 0:
+            await table.wait_finished(run)
+    if runtime.has_store and not (table.has(run) and table.get(run).is_finished):
+        return _stored(await runtime.journal.run(run))
+    return table.get(run).to_json()
+
+
+async def view_runs(
+    runtime: Runtime,
+    *,
+    status: Status | None,
+    program: str | None,
+    before: str | None,
+    limit: int,
+) -> list[JSON]:
+    """List runs, newest first; `before` is the id that the page goes on after.
+
+    Raises:
+        RunNotFoundError: there is no run `before`.
+    """
+    if not runtime.has_store:
+        table = runtime.table
+        oldest = None if before is None else table.get(before).number
+        found: list[JSON] = []
+        for record in table:
+            if len(found) >= limit:
+                break
+            if (
+                (status is None or record.status == status)
+                and (program is None or record.program.name == program)
+                and (oldest is None or record.number < oldest)
+            ):
+                found.append(record.summary())
+        return found
+    journal = runtime.journal
+    since = None if before is None else (await journal.run(before)).accepted_at
+    rows = await journal.runs(
+        states=() if status is None else (status,),
+        program=program,
+        limit=limit if since is None else _PAGED,
+    )
+    older = [row for row in rows if since is None or row.accepted_at < since]
+    return [_summary(row) for row in older[:limit]]
+
+
+_PAGED = 10_000
+
+
+def is_finished(view: JSON) -> bool:
+    """Whether the status of a shown run is final."""
+    return view["status"] not in ("pending", "running")
+
+
+def _summary(row: RunRow) -> JSON:
+    return {
+        "run_id": row.id,
+        "program": row.program,
+        "status": row.state,
+        "accepted_at": row.accepted_at,
+        "finished_at": row.finished_at,
+    }
+
+
+def _stored(row: RunRow) -> JSON:
+    return {
+        **_summary(row),
+        "inputs": row.inputs,
+        "outputs": row.outputs or {},
+        "steps": row.steps or [],
+        "error": row.error,
+    }

@@ -1,0 +1,89 @@
+"""The command line: dspex worker."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dspex.runtime import DspexError
+from dspex.worker.logs import LEVELS, configure_logs
+from dspex.worker.run_command import NOTHING_DONE
+
+
+def worker_command(
+    app_name: Annotated[
+        str | None,
+        typer.Option("--app", help="module:attribute, or a directory of programs."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file of settings.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    lm: Annotated[
+        str | None, typer.Option(help="The model: embedded, or openai:MODEL.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Another server that speaks OpenAI's API.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for a model call, retries included.")
+    ] = None,
+    max_runs: Annotated[
+        int | None, typer.Option(help="Unfinished runs before clients must wait.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Keep runs: a SQLite file, or postgresql://..."),
+    ] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(help="Seconds to finish runs after SIGTERM.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help=f"Logs on stderr: {', '.join(LEVELS)}.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings and end.")
+    ] = False,
+) -> None:
+    """Serve programs over HTTP until SIGTERM.
+
+    Every setting is also an environment variable (DSPEX_PORT, DSPEX_TOKEN, ...) and
+    a key of the TOML file; flags go first, then the environment, then the file.
+
+    Exit status: 0 every accepted run finished, 1 runs were left, 2 could not start,
+    3 the supervision tree gave up.
+    """
+    # Here, because no other command needs the extra `worker`.
+    try:
+        from dspex.worker.serve import NOT_STARTED, run_worker
+        from dspex.worker.settings import read_settings
+    except ModuleNotFoundError as error:
+        print(  # noqa: T201
+            f"dspex: no module {error.name!r}: pip install 'dspex[worker]'",
+            file=sys.stderr,
+        )
+        raise typer.Exit(NOTHING_DONE) from None
+    flags = {
+        "app": app_name,
+        "host": host,
+        "port": port,
+        "lm": lm,
+        "base_url": base_url,
+        "timeout": timeout,
+        "max_runs": max_runs,
+        "store": store,
+        "drain_timeout": drain_timeout,
+        "log_level": log_level,
+    }
+    try:
+        settings = read_settings(flags, file=config)
+    except DspexError as error:
+        print(f"dspex: {error}", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(NOT_STARTED) from None
+    if print_config:
+        print(settings.to_toml())  # noqa: T201
+        return
+    configure_logs(settings.log_level)
+    raise typer.Exit(run_worker(settings))
