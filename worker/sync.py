@@ -123,8 +123,8 @@ class SyncRuntime:
             self._thread.check_usable()
             ended = threading.Event()
             job = Job(work, arguments, lambda _: ended.set())
-            self._thread.submit(job)
             try:
+                self._thread.submit(job)
                 ended.wait()
             except BaseException:
                 self._thread.cancel(job)

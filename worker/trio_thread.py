@@ -34,7 +34,6 @@ class Job:
         "context",
         "error",
         "finished",
-        "is_cancelled",
         "is_done",
         "result",
         "scope",
@@ -54,7 +53,6 @@ class Job:
         self.result: Any = None  # Any: typed by who made the job
         self.error: BaseException | None = None
         self.scope: trio.CancelScope | None = None
-        self.is_cancelled = False
         self.is_done = False
 
     def fail(self, error: BaseException) -> None:
@@ -65,14 +63,15 @@ class Job:
             self.finished(self)
 
     def cancel(self) -> None:
-        """Cancel it where it is under way; in trio's thread."""
+        """Cancel it, or finish it where it has not begun; in trio's thread."""
         if self.scope is not None:
             self.scope.cancel()
+        else:
+            self.fail(RuntimeClosedError())
 
     async def run(self) -> None:
         """Do the work; its exception is the job's error."""
-        if self.is_cancelled:  # before it started
-            self.fail(RuntimeClosedError())
+        if self.is_done:  # cancelled before it started
             return
         error: BaseException | None = None
         has_result = False
@@ -170,7 +169,6 @@ class TrioThread(Generic[HostedT]):
 
     def cancel(self, job: Job) -> None:
         """Cancel a job, also one that has not started."""
-        job.is_cancelled = True
         self._post(job.cancel)
 
     def close(self, *, drain_seconds: float) -> None:
