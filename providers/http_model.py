@@ -27,6 +27,7 @@ from dspex.providers.errors import (
     MalformedResponseError,
     ProviderError,
     ProviderTimeoutError,
+    UnsupportedError,
 )
 from dspex.providers.exchange import (
     ExchangeError,
@@ -217,6 +218,13 @@ class HTTPModel:
         )
 
     def _encode(self, request: Request, *, stream: bool) -> bytes:
+        if stream and not self._capabilities.streaming:
+            raise UnsupportedError(
+                "it cannot stream its answers",
+                provider=self._dialect.provider,
+                model=self._model,
+                remedy="use complete()",
+            )
         check_supported(
             request,
             self._capabilities,

@@ -1,5 +1,11 @@
 """The public test kit: models and providers that behave as they are told."""
 
+from dspex.testing.cassette import (
+    CassetteError,
+    RecordedError,
+    RecordingLM,
+    ReplayLM,
+)
 from dspex.testing.fake_actions import (
     Action,
     Answer,
@@ -20,6 +26,7 @@ from dspex.testing.scripted_lm import ScriptedLM, ScriptEndedError
 __all__ = [
     "Action",
     "Answer",
+    "CassetteError",
     "Drip",
     "Fail",
     "FailInStream",
@@ -28,6 +35,9 @@ __all__ = [
     "Huge",
     "ProviderRequest",
     "Raw",
+    "RecordedError",
+    "RecordingLM",
+    "ReplayLM",
     "Reset",
     "ScriptEndedError",
     "ScriptedLM",

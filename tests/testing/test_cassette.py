@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from dspex.providers import Message, ProviderError, Request, ServerError
+from dspex.testing import (
+    CassetteError,
+    RecordedError,
+    RecordingLM,
+    ReplayLM,
+    ScriptedLM,
+)
+
+DOWN = ServerError("down", provider="p", model="m", status=503)
+WARM = Request((Message.user("x"),), temperature=1.0)
+
+
+async def record(path: Path) -> None:
+    lm = RecordingLM(ScriptedLM(["one", "two", DOWN, "warm"], name="p:m"), path)
+    assert (await lm.complete("x")).text == "one"
+    assert (await lm.complete("x")).text == "two"
+    with pytest.raises(ServerError):
+        await lm.complete("y")
+    assert (await lm.complete(WARM)).text == "warm"
+
+
+async def test_what_was_recorded_is_said_again_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "tapes" / "calls.jsonl"
+    await record(path)
+    lm = ReplayLM(path)
+    assert lm.name == "p:m"
+    assert (await lm.complete(WARM)).text == "warm"
+    assert (await lm.complete("x")).text == "one"
+    assert (await lm.complete("x")).text == "two"
+    with pytest.raises(RecordedError, match="ServerError: down") as caught:
+        await lm.complete("y")
+    assert isinstance(caught.value, ProviderError)
+    assert (caught.value.kind, caught.value.status) == ("ServerError", 503)
+    assert caught.value.retryable
+    assert lm.left == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (Request.of("z"), "was not there.*'z'"),
+        (Request((Message.user("x"),), temperature=0.5), "was not there"),
+    ],
+)
+async def test_anything_else_is_refused(
+    request_: Request, why: str, tmp_path: Path
+) -> None:
+    await record(tmp_path / "tape")
+    with pytest.raises(CassetteError, match=why):
+        await ReplayLM(tmp_path / "tape").complete(request_)
+
+
+async def test_asking_more_often_than_recorded_is_refused(tmp_path: Path) -> None:
+    await record(tmp_path / "tape")
+    lm = ReplayLM(tmp_path / "tape")
+    await lm.complete(WARM)
+    with pytest.raises(CassetteError, match="less often"):
+        await lm.complete(WARM)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"model": "m"}'])
+def test_a_damaged_cassette_is_refused_with_its_line(line: str, tmp_path: Path) -> None:
+    good = '{"model": "m", "fingerprint": "f", "response": {}}'
+    (tmp_path / "tape").write_text(f"{good}\n{line}\n")
+    with pytest.raises(CassetteError, match="line 2"):
+        ReplayLM(tmp_path / "tape")
+
+
+def test_a_missing_cassette_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CassetteError, match="RecordingLM"):
+        ReplayLM(tmp_path / "none")
