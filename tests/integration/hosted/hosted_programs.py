@@ -1,0 +1,69 @@
+"""Programs, metrics and types that the hosted processes import during the tests."""
+
+from typing import Any
+
+import dspy
+
+
+class Pipeline(dspy.Module):  # type: ignore[misc]
+    """Two predictors, one after the other."""
+
+    def __init__(self) -> None:
+        self.draft = dspy.Predict("question -> draft")
+        self.polish = dspy.ChainOfThought("draft -> answer")
+
+    def forward(self, question: str) -> Any:
+        return self.polish(draft=self.draft(question=question).draft)
+
+
+class Async(dspy.Module):  # type: ignore[misc]
+    """Calls its predictor the async way."""
+
+    def __init__(self) -> None:
+        self.predict = dspy.Predict("question -> answer")
+
+    def forward(self, question: str) -> Any:
+        import asyncio
+
+        return asyncio.run(self.predict.acall(question=question))
+
+
+def kinds(image: Any, day: Any, history: Any) -> dict[str, Any]:
+    """Say what arrived, and send it back."""
+    names = [type(value).__name__ for value in (image, day, history)]
+    return {"names": names, "image": image, "day": day, "history": history}
+
+
+def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
+    """The metric: the answer is the expected one."""
+    return bool(example.answer == prediction.answer)
+
+
+def feedback(
+    example: Any,
+    prediction: Any,
+    trace: Any = None,
+    pred_name: Any = None,
+    pred_trace: Any = None,
+) -> Any:
+    """The same for GEPA, which wants words with the score."""
+    right = example.answer == prediction.answer
+    words = "right" if right else f"wrong: it should be {example.answer}"
+    return dspy.Prediction(score=float(right), feedback=words)
+
+
+class CallsTools(dspy.Module):  # type: ignore[misc]
+    """Lets the model choose tools by its own protocol, and gives its choice."""
+
+    def __init__(self, tools: Any) -> None:
+        self.tools = tools
+        self.predict = dspy.Predict(
+            dspy.Signature(
+                "question: str, tools: list[dspy.Tool] -> outputs: dspy.ToolCalls"
+            )
+        )
+
+    def forward(self, question: str) -> Any:
+        adapter = dspy.ChatAdapter(use_native_function_calling=True)
+        with dspy.context(adapter=adapter):
+            return self.predict(question=question, tools=self.tools)
