@@ -111,13 +111,12 @@ class DspyBridge(Actor):
             WorkerDiedError: it ended before it was ready.
         """
         ours, theirs = socket.socketpair()
-        channel = trio.socket.from_stdlib_socket(ours)
-        self._connection = Connection(channel, name=self.name)
+        self._connection = Connection(ours, name=self.name)
         try:
             with theirs:
                 self._process = await self._launcher(self.name, theirs)
         except BaseException:
-            channel.close()
+            self._connection.close()
             raise
         self.spawn(self._own_process)
         self.spawn(self._read)
@@ -222,12 +221,21 @@ class DspyBridge(Actor):
         with trio.CancelScope() as scope:
             answer.cancel_when_unwanted(scope)
             try:
-                async with self._limit:
+                await self._take_turn()
+                try:
                     result = await self._connection.run(make, what, handlers)
+                finally:
+                    self._limit.release()
             except BridgeError as error:
                 answer.fail(error)
             else:
                 reply(result)
+
+    async def _take_turn(self) -> None:
+        try:  # without a pass of the scheduler, as long as there is room
+            self._limit.acquire_nowait()
+        except trio.WouldBlock:
+            await self._limit.acquire()
 
     async def _own_process(self) -> None:
         process = self._process

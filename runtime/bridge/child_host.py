@@ -2,9 +2,11 @@
 
 import contextvars
 import importlib
+import queue
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from dspex.runtime.bridge.child_calls import Calls, RunCancelled
@@ -36,18 +38,13 @@ class Host:
 
     def __init__(self, channel: socket.socket) -> None:
         self.calls = Calls(channel)
+        self._threads = Threads()
 
     def handle(self, body: bytes) -> None:
         """Handle one message of the parent."""
         message = decode_in_child(body)
         if isinstance(message, (Run, Optimize)):
-            thread = threading.Thread(
-                target=contextvars.Context().run,
-                args=(self._run, message),
-                name=f"run-{message.id}",
-                daemon=True,
-            )
-            thread.start()
+            self._threads.start(self._run, message)
         elif isinstance(message, (ModelReply, ToolReply)):
             self.calls.settle(message)
         elif isinstance(message, Cancel):
@@ -72,6 +69,29 @@ class Host:
             calls.send(Failed(run.id, describe(error)), what=what)
         if calls.end(run.id):
             calls.send(Ended(run.id), what="the end of a run")
+
+
+class Threads:
+    """Threads that are used again: a new one costs more than a small run."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[tuple[Callable[[Any], None], Any]] = (
+            queue.SimpleQueue()
+        )
+        self._idle = threading.Semaphore(0)
+
+    # Any: whatever `work` takes.
+    def start(self, work: "Callable[[Any], None]", argument: Any) -> None:
+        """Run `work(argument)` in a thread, with no context variables set."""
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, daemon=True).start()
+        self._work.put((work, argument))
+
+    def _serve(self) -> None:
+        while True:
+            work, argument = self._work.get()
+            contextvars.Context().run(work, argument)
+            self._idle.release()
 
 
 def prepare_dspy() -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from dspex.runtime.bridge.child_calls import Calls
 from dspex.runtime.bridge.child_engine import AsyncParentEngine, ParentEngine
 from dspex.runtime.bridge.child_types import build_types
@@ -17,6 +19,8 @@ from dspex.runtime.bridge.protocol import JSONObject, Result, Run, ToolInfo
 Dspy = Any
 
 MODEL_NAME = "dspex/parent"
+_MADE_LIMIT = 128
+_made: "dict[bytes, Dspy]" = {}
 
 
 @dataclass
@@ -110,7 +114,7 @@ def build_module(run: Run, calls: Calls, dspy: Dspy) -> Dspy:
     if isinstance(found, dspy.Module):
         module = found.deepcopy()
     elif isinstance(found, type):
-        module = _make(found, run, calls, dspy)
+        module = _make_or_copy(found, run, calls, dspy)
     else:
         return found
     if run.state is not None:
@@ -155,6 +159,24 @@ def _import(module_name: str, name: str) -> Any:  # Any: a Python module
         raise LookupError(
             f"{name!r}: there is no module {module_name!r} on the search path"
         ) from error
+
+
+def _make_or_copy(cls: Dspy, run: Run, calls: Calls, dspy: Dspy) -> Dspy:
+    """Make a module, or copy one of dspy's own that was made the same way before.
+
+    The copy shares its signature, which takes dspy longer to make than to run.
+    """
+    if run.tools or not cls.__module__.startswith("dspy."):
+        return _make(cls, run, calls, dspy)
+    recipe = [run.module, run.signature, run.instructions, run.config, run.types]
+    key = msgspec.msgpack.encode(recipe)
+    made = _made.get(key)
+    if made is None:
+        made = _make(cls, run, calls, dspy)
+        if len(_made) >= _MADE_LIMIT:
+            _made.pop(next(iter(_made)), None)
+        _made[key] = made
+    return made.deepcopy()
 
 
 def _make(cls: Dspy, run: Run, calls: Calls, dspy: Dspy) -> Dspy:

@@ -1,6 +1,8 @@
 """Connection: the parent's end of the channel to a process that hosts dspy."""
 
 import itertools
+import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -63,17 +65,20 @@ class Connection:
     cancelling the tasks that wait here.
     """
 
-    def __init__(self, channel: trio.socket.SocketType, *, name: str) -> None:
+    def __init__(self, channel: socket.socket, *, name: str) -> None:
+        """Take the parent's end of the channel; `close` closes it."""
         self.name = name
         self.greeting: Hello | Unavailable | None = None
         self.greeted = trio.Event()
         self.ended = trio.Event()
-        self._channel = channel
+        self._socket = channel
+        self._channel = trio.socket.from_stdlib_socket(channel)
         self._numbers = itertools.count(1)
-        self._runs: dict[int, trio.MemorySendChannel[ToParent]] = {}
+        self._runs: dict[int, _Inbox] = {}
         self._lingering: dict[int, trio.Event] = {}
         self._pings: dict[int, trio.Event] = {}
         self._outbox, self._to_send = trio.open_memory_channel[bytes](_OUTBOX_FRAMES)
+        self._writing = 0
 
     def close(self) -> None:
         """Close the channel; the process takes that as its end."""
@@ -103,6 +108,26 @@ class Connection:
                     view = view[await self._channel.send(view) :]
             except (OSError, trio.ClosedResourceError):
                 return  # whoever owns the process sees the same end
+            self._writing -= 1
+
+    async def _send(self, data: bytes) -> None:
+        # Most frames fit into the socket's buffer: no other task needs to wake up.
+        if not self._writing:
+            try:
+                sent = self._socket.send(data)
+            except OSError:  # full, or closed, which the writer will see
+                sent = 0
+            if sent < len(data):
+                # Without a checkpoint: half a frame must not be left alone.
+                self._outbox.send_nowait(data[sent:])
+                self._writing += 1
+            return
+        self._writing += 1
+        try:
+            await self._outbox.send(data)
+        except BaseException:
+            self._writing -= 1
+            raise
 
     async def run(
         self, make: Callable[[int], Run | Optimize], what: str, handlers: Handlers
@@ -117,12 +142,11 @@ class Connection:
         """
         number = next(self._numbers)
         data = encode(make(number), what=f"the inputs of {what}")
-        inbox, messages = trio.open_memory_channel[ToParent](_MESSAGES_PER_RUN)
-        await self._outbox.send(data)
-        self._runs[number] = inbox
+        inbox = self._runs[number] = _Inbox()
         outcome: DspyResult | RemoteError | None = None
         try:
-            outcome = await self._follow(messages, handlers)
+            await self._send(data)
+            outcome = await self._follow(inbox, handlers)
         finally:
             del self._runs[number]
             if outcome is None:
@@ -136,7 +160,7 @@ class Connection:
         number = next(self._numbers)
         answered = self._pings[number] = trio.Event()
         try:
-            await self._outbox.send(encode(Ping(number), what="ping"))
+            await self._send(encode(Ping(number), what="ping"))
             await answered.wait()
         finally:
             del self._pings[number]
@@ -150,6 +174,7 @@ class Connection:
         self._lingering[number] = trio.Event()
         try:
             self._outbox.send_nowait(encode(Cancel(number), what="cancel"))
+            self._writing += 1
         except trio.WouldBlock:
             # The process reads nothing. It finishes the run in vain, or is killed.
             log.warning("dspy_process_stuck", process=self.name, run=number)
@@ -170,12 +195,7 @@ class Connection:
         if run is not None:
             if isinstance(message, Ended):
                 raise ProtocolError(f"run {number} ended without an answer")
-            try:
-                run.send_nowait(message)
-            except trio.WouldBlock:
-                raise ProtocolError(
-                    f"run {number} has over {_MESSAGES_PER_RUN} messages in the queue"
-                ) from None
+            run.put(message)
         elif isinstance(message, Ended | Result | Failed):
             if (ended := self._lingering.pop(number, None)) is not None:
                 ended.set()
@@ -184,11 +204,14 @@ class Connection:
         # What a cancelled run still asks or tells is dropped.
 
     async def _follow(
-        self, messages: trio.MemoryReceiveChannel[ToParent], handlers: Handlers
+        self, inbox: "_Inbox", handlers: Handlers
     ) -> DspyResult | RemoteError:
+        message = await inbox.get()
+        if isinstance(message, Result | Failed):
+            return _outcome(message, {})
         failures: dict[int, Exception] = {}
         async with trio.open_nursery() as nursery:
-            async for message in messages:
+            while True:
                 if isinstance(message, ModelCall):
                     nursery.start_soon(self._answer_model, message, handlers, failures)
                 elif isinstance(message, ToolCall):
@@ -198,7 +221,8 @@ class Connection:
                 else:
                     nursery.cancel_scope.cancel()
                     return _outcome(message, failures)
-        raise AssertionError("the channel of a run is never closed")
+                message = await inbox.get()
+        raise AssertionError("unreachable")
 
     async def _tell_progress(self, message: Progress, handlers: Handlers) -> None:
         if handlers.progress is None:
@@ -219,7 +243,7 @@ class Connection:
             failures[call.id] = error
             reply = ModelReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a model's error")
-        await self._outbox.send(data)
+        await self._send(data)
 
     async def _answer_tool(
         self, call: ToolCall, handlers: Handlers, failures: dict[int, Exception]
@@ -233,7 +257,45 @@ class Connection:
             failures[call.id] = error
             reply = ToolReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a tool's error")
-        await self._outbox.send(data)
+        await self._send(data)
+
+
+class _Inbox:
+    """The messages of one run, for the one task that follows it."""
+
+    __slots__ = ("_messages", "_task")
+
+    def __init__(self) -> None:
+        self._messages: deque[ToParent] = deque()
+        self._task: trio.lowlevel.Task | None = None
+
+    def put(self, message: ToParent) -> None:
+        """Add a message.
+
+        Raises:
+            ProtocolError: more wait than any run has reason to send.
+        """
+        if len(self._messages) >= _MESSAGES_PER_RUN:
+            raise ProtocolError(
+                f"a run has over {_MESSAGES_PER_RUN} messages in its queue"
+            )
+        self._messages.append(message)
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    async def get(self) -> ToParent:
+        """Take the next message, in order."""
+        if not self._messages:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abandon)
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return self._messages.popleft()
+
+    def _abandon(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 def _outcome(

@@ -172,7 +172,11 @@ class DspyPool(Actor):
 
     async def pids(self) -> list[int]:
         """Give the pids of the processes that take runs."""
-        return [worker.pid for worker in self._workers]
+        return [
+            worker.pid
+            for worker in self._workers
+            if not (worker.is_retired or worker.bridge.is_ending)
+        ]
 
     def _enqueue(
         self,

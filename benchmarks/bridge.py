@@ -1,0 +1,265 @@
+"""The dspy bridge: what a process of one's own costs, and what it saves."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from dspex.runtime import Actor, ActorRef, CallError, Node, open_node
+from dspex.runtime.bridge import DspyBridge, DspyCall, DspyPool, PoolSettings
+from dspex.runtime.bridge.pool_worker import private_bytes
+from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
+
+HERE = Path(__file__).parent
+TEXT = "x" * 2048
+MODEL = ScriptedModel(fields(answer="Paris"))
+PREDICT = DspyCall(
+    module="dspy.Predict",
+    signature="question -> answer",
+    inputs={"question": "What is the capital of France?"},
+)
+
+PONG = """
+import msgspec, socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
+buffer = b""
+while data := sock.recv(1 << 18):
+    buffer += data
+    while len(buffer) >= 4 and len(buffer) >= 4 + int.from_bytes(buffer[:4], "big"):
+        end = 4 + int.from_bytes(buffer[:4], "big")
+        body = encoder.encode(decoder.decode(buffer[4:end]))
+        buffer = buffer[end:]
+        sock.sendall(len(body).to_bytes(4, "big") + body)
+"""
+
+Work = Callable[[], Awaitable[object]]
+
+
+def report(
+    figure: str, value: float, unit: str, reach: str, against: str, holds: bool | None
+) -> None:
+    line = {
+        "figure": figure,
+        "value": round(value, 3),
+        "unit": unit,
+        "reach": reach,
+        "against": against,
+        "holds": holds,
+    }
+    print(json.dumps(line), flush=True)
+
+
+async def times(work: Work, count: int) -> list[float]:
+    for _ in range(max(3, count // 10)):
+        await work()
+    seconds: list[float] = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await work()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def hosted(function: str, **inputs: object) -> DspyCall:
+    return DspyCall(module=f"_bridge_hosted:{function}", inputs=inputs)
+
+
+async def run(pool: ActorRef[DspyPool], call: DspyCall) -> dict[str, Any]:
+    result = await pool.call(DspyPool.run, call, MODEL, timeout=60)
+    return result.outputs
+
+
+async def start(node: Node, **settings: Any) -> ActorRef[DspyPool]:
+    return await node.start(DspyPool(PoolSettings(**settings), search_path=[HERE]))
+
+
+async def bare_echo(count: int) -> list[float]:
+    """Ping-pong of the same message over a socketpair, nothing around it."""
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(  # noqa: ASYNC220 - before anything is measured
+        [sys.executable, "-c", PONG, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
+    message = {"type": "Run", "id": 1, "inputs": {"text": TEXT}}
+    with trio.socket.from_stdlib_socket(ours) as sock:
+
+        async def ping() -> None:
+            body = encoder.encode(message)
+            await sock.send(len(body).to_bytes(4, "big") + body)
+            buffer = b""
+            while len(buffer) < 4 + len(body):
+                buffer += await sock.recv(1 << 18)
+            decoder.decode(buffer[4:])
+
+        seconds = await times(ping, count)
+    child.wait()
+    return seconds
+
+
+async def echo(node: Node, count: int) -> None:
+    bare = statistics.median(await bare_echo(count))
+    bridge = await node.start(DspyBridge(search_path=[HERE]))
+
+    async def ping() -> None:
+        await bridge.call(DspyBridge.run, hosted("echo", text=TEXT), no_model)
+
+    ours = statistics.median(await times(ping, count))
+    bridge.exit("shutdown")
+    against = f"bare socketpair, same codec: {bare * 1e6:.0f} us"
+    report("echo_2kb_p50", ours * 1e6, "us", "reported", against, None)
+    report("echo_over_bare", ours / bare, "x", "<= 3", against, ours / bare <= 3)
+
+
+async def predict(node: Node, count: int) -> None:
+    pool = await start(node, spares=0)
+    call = hosted("predict_alone", text=fields(answer="Paris"), calls=count)
+    alone = statistics.median((await run(pool, call))["seconds"][count // 10 :])
+    ours = statistics.median(await times(lambda: run(pool, PREDICT), count))
+    more = (ours - alone) * 1e3
+    against = f"dspy.Predict alone, same fake model: {alone * 1e3:.2f} ms"
+    report("predict_forwarded_p50", ours * 1e3, "ms", "reported", against, None)
+    report("predict_over_alone", more, "ms", "<= +0.3", against, more <= 0.3)
+    pool.exit("kill")
+
+
+async def throughput(node: Node, count: int) -> None:
+    rates: dict[int, float] = {}
+    for size in (1, 2):
+        pool = await start(node, min_size=size, max_size=size, spares=0)
+        await times(lambda p=pool: run(p, PREDICT), 20)  # type: ignore[misc]
+        left = iter(range(count))
+
+        async def worker(p: ActorRef[DspyPool] = pool) -> None:
+            for _ in left:  # noqa: B023 - ended before the next round
+                await run(p, PREDICT)
+
+        began = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(worker)
+        rates[size] = count / (time.perf_counter() - began)
+        pool.exit("kill")
+    gain = rates[2] / rates[1]
+    against = f"pool of 1: {rates[1]:.0f}/s; 8 in flight"
+    report("predict_rate_pool_of_2", rates[2], "1/s", "reported", against, None)
+    report("pool_of_2_over_1", gain, "x", ">= 1.6", against, gain >= 1.6)
+
+
+async def recovery(node: Node, rounds: int) -> None:
+    for label, spares, reach in (("warm_spare", 1, 50), ("fork_server", 0, 150)):
+        pool = await start(node, min_size=1, max_size=1, spares=spares)
+        await run(pool, PREDICT)
+        seconds: list[float] = []
+        for _ in range(rounds):
+            victim = (await run(pool, hosted("pid")))["pid"]
+            os.kill(victim, signal.SIGKILL)
+            began = time.perf_counter()
+            while True:
+                try:
+                    await run(pool, PREDICT)
+                    break
+                except CallError:
+                    await trio.lowlevel.checkpoint()
+            seconds.append(time.perf_counter() - began)
+            await trio.sleep(0.1)
+        value = statistics.median(seconds) * 1e3
+        figure = f"crash_to_answer_{label}_p50"
+        report(figure, value, "ms", f"<= {reach}", "kill -9", value <= reach)
+        pool.exit("kill")
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        bridge = await node.start(DspyBridge())
+        await bridge.call(DspyBridge.run, PREDICT, MODEL, timeout=60)
+        seconds.append(time.perf_counter() - began)
+        bridge.exit("shutdown")
+    value = statistics.median(seconds) * 1e3
+    report("crash_to_answer_cold_p50", value, "ms", "reported", "kill -9", None)
+
+
+async def memory(node: Node) -> None:
+    pool = await start(node, min_size=4, max_size=4, spares=0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(40):
+            nursery.start_soon(run, pool, PREDICT)
+    pids = await pool.call(DspyPool.pids)
+    mine = statistics.mean(private_bytes(pid) for pid in pids) / 2**20
+    pss = statistics.mean(pss_bytes(pid) for pid in pids) / 2**20
+    bridge = await node.start(DspyBridge())
+    await bridge.call(DspyBridge.run, PREDICT, MODEL, timeout=60)
+    cold = private_bytes(await bridge.call(DspyBridge.pid)) / 2**20
+    against = f"a cold process: {cold:.0f} MiB; PSS of the forked ones {pss:.1f} MiB"
+    report("private_memory_forked", mine, "MiB", "<= 15", against, mine <= 15)
+    bridge.exit("shutdown")
+    pool.exit("kill")
+
+
+def pss_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class Native(Actor):
+    async def answer(self) -> int:
+        return 42
+
+
+async def isolation(node: Node, count: int) -> None:
+    native = await node.start(Native())
+    pool = await start(node, spares=0)
+
+    async def p99() -> float:
+        seconds: list[float] = []
+        for _ in range(count):
+            began = time.perf_counter()
+            await native.call(Native.answer)
+            seconds.append(time.perf_counter() - began)
+            await trio.sleep(0.0005)
+        return statistics.quantiles(seconds, n=100)[98]
+
+    await p99()
+    idle = await p99()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, pool, hosted("burn", seconds=count * 0.002 + 1))
+        await trio.sleep(0.2)
+        busy = await p99()
+        nursery.cancel_scope.cancel()
+    against = f"idle: {idle * 1e6:.0f} us; burning: {busy * 1e6:.0f} us"
+    value = busy / idle
+    report("native_call_p99_burning", value, "x", "<= 2", against, value <= 2)
+    pool.exit("kill")
+
+
+async def measure(count: int) -> None:
+    async with open_node() as node:
+        await echo(node, count)
+        await predict(node, count)
+        await throughput(node, count)
+        await recovery(node, max(5, count // 50))
+        await memory(node)
+        await isolation(node, count)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks bridge")
+    parser.add_argument("--count", type=int, default=1000, help="calls a figure")
+    count: int = parser.parse_args(argv).count
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    trio.run(measure, count)
+    return 0
