@@ -19,7 +19,14 @@ from dspex.runtime.registry import Registry
 BRIDGE_NAME: Final = "dspy"
 
 # What dspy adds to the outputs that a signature names.
-_ADDED_OUTPUTS: Final = {"dspy.ChainOfThought": {"reasoning": str}}
+_ADDED_OUTPUTS: Final = {
+    "dspy.ChainOfThought": {"reasoning": str},
+    "dspy.MultiChainComparison": {"rationale": str},
+}
+# What a module of dspy takes beside the inputs that its signature names.
+_ADDED_INPUTS: Final = {
+    "dspy.MultiChainComparison": {"completions": list[dict[str, str]]}
+}
 
 # Settings of the model calls; what else a step's config holds is the module's.
 _LM_SETTINGS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
@@ -60,8 +67,9 @@ class HostedBackend:
         signature = signature_of(step)
         check_config(step, signature)
         shape = shape_of(signature)
-        added = _ADDED_OUTPUTS.get(step.module, {})
-        return Shape(shape.inputs, {**added, **shape.outputs})
+        outputs = _ADDED_OUTPUTS.get(step.module, {})
+        inputs = _ADDED_INPUTS.get(step.module, {})
+        return Shape({**inputs, **shape.inputs}, {**outputs, **shape.outputs})
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there."""

@@ -10,7 +10,7 @@ dspex                 one_for_one
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -459,10 +459,13 @@ async def open_runtime(
     shutdown_timeout: float = 1.0,
     max_runs: int = MAX_UNFINISHED,
     keep_text: bool = True,
+    search_path: Sequence[str | Path] = (),
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
 
     `lm` is the model of every step; None starts the embedded one (extra `local`).
+    Steps of the python backend import `module:attribute` from the folders of
+    `search_path`, too.
     When the block is left, however, its actors and child processes end: orderly
     within `shutdown_timeout` seconds, killed after that.
 
@@ -512,7 +515,7 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        backends = _backends(node, WatchedLM(lm, keep_text=keep_text))
+        backends = _backends(node, WatchedLM(lm, keep_text=keep_text), search_path)
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
         if journal is None:
@@ -577,14 +580,17 @@ _MODULES: Final = ChildSpec(
 )
 
 
-def _backends(node: Node, lm: LM) -> dict[str, Backend]:
+def _backends(
+    node: Node, lm: LM, search_path: Sequence[str | Path]
+) -> dict[str, Backend]:
     modules = node.registry.whereis(MODULES)
     bridge = node.registry.whereis(BRIDGE)
     assert modules is not None
     assert bridge is not None
 
     async def start_bridge() -> None:
-        spec = ChildSpec(BRIDGE_NAME, DspyPool, (_POOL,), name=BRIDGE_NAME)
+        pool = partial(DspyPool, _POOL, search_path=search_path)
+        spec = ChildSpec(BRIDGE_NAME, pool, name=BRIDGE_NAME)
         # From its first start on a supervisor replaces what dies; what dies before
         # is replaced here.
         for attempt in range(1, _BRIDGE_ATTEMPTS + 1):

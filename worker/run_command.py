@@ -48,8 +48,14 @@ async def run_program(options: RunOptions) -> int:
     if rows is not None and not rows:
         raise BadInputError(f"{options.inputs_file}: there is no input in it")
     lm = read_lm(options.lm, base_url=options.base_url, timeout=options.timeout)
+    # A program's own functions lie beside it.
+    folder = options.program.resolve().parent
     async with open_runtime(
-        lm, store=options.store, resume=False, max_running=options.concurrency
+        lm,
+        store=options.store,
+        resume=False,
+        max_running=options.concurrency,
+        search_path=[folder],
     ) as runtime:
         plan = runtime.plan(program)
         if rows is None:

@@ -9,7 +9,7 @@ import array
 import contextlib
 import ctypes
 import gc
-import importlib
+import json
 import os
 import random
 import select
@@ -21,6 +21,7 @@ from typing import Any
 from dspex.runtime import child_guard
 from dspex.runtime.bridge.child_host import serve
 from dspex.runtime.bridge.child_limits import apply_limits
+from dspex.runtime.bridge.child_modules import run_module
 from dspex.runtime.bridge.protocol import (
     RIGHTS_BYTES,
     Fork,
@@ -28,9 +29,13 @@ from dspex.runtime.bridge.protocol import (
     ForkFailed,
     FromForkServer,
     Hello,
+    JSONObject,
+    ModelReply,
     Reaped,
+    Run,
     decode_in_fork_server,
     descriptors,
+    encode,
     encode_fork,
 )
 
@@ -187,14 +192,36 @@ def serve_forks(control: socket.socket, hello: Hello) -> None:
     ForkServer(control, hello).run()
 
 
+class _ScriptedCalls:
+    """Stands in for the parent while nobody has asked for anything yet."""
+
+    def model(self, run: int, name: str, request: JSONObject) -> ModelReply:
+        answer = {"answer": "yes", "reasoning": "so"}
+        tokens = dict.fromkeys(("input_tokens", "output_tokens"), 0)
+        cached = dict.fromkeys(("cached_tokens", "reasoning_tokens"), 0)
+        text = json.dumps(answer)
+        if request["output_schema"] is None:
+            text = "".join(f"[[ ## {key} ## ]]\n{answer[key]}\n" for key in answer)
+        choice = {"text": text, "tool_calls": [], "finish_reason": "stop"}
+        usage = {**tokens, **cached}
+        response = {"choices": [choice], "usage": usage, "model": "scripted"}
+        return ModelReply(1, response=response)
+
+    def check(self, run: int) -> None:
+        """Nothing is ever cancelled."""
+
+
 def _warm_up() -> None:
-    """Run a prediction on a scripted model, so that all it needs is imported."""
-    dspy: Any = importlib.import_module("dspy")
-    dummies: Any = importlib.import_module("dspy.utils.dummies")
-    for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter()):
-        lm = dummies.DummyLM([{"answer": "yes"}], adapter=adapter)
-        with dspy.context(lm=lm, adapter=adapter):
-            dspy.Predict("question -> answer")(question="?")
+    """Run what most runs run, so that all it needs is imported and cached."""
+    calls: Any = _ScriptedCalls()  # Any: the two methods that a run needs
+    for module in ("dspy.Predict", "dspy.ChainOfThought"):
+        for adapter in (None, "json"):
+            for signature in ("question -> answer", "a: int, b: list[str] -> answer"):
+                inputs: JSONObject = {"question": "?"}
+                if signature.startswith("a:"):
+                    inputs = {"a": 1, "b": ["c"]}
+                run = Run(0, module, inputs, signature, adapter=adapter)
+                encode(run_module(run, calls), what="nothing")
 
 
 def _receive(control: socket.socket) -> "tuple[bytes, list[int]]":

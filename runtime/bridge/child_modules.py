@@ -176,6 +176,10 @@ def _make_or_copy(cls: Dspy, run: Run, calls: Calls, dspy: Dspy) -> Dspy:
         if len(_made) >= _MADE_LIMIT:
             _made.pop(next(iter(_made)), None)
         _made[key] = made
+    # These two write nothing to themselves when they run.
+    is_plain = cls in (dspy.Predict, dspy.ChainOfThought)
+    if is_plain and not run.demos and run.state is None:
+        return made
     return made.deepcopy()
 
 

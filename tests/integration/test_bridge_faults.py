@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -41,6 +42,9 @@ def strays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mark = f"DSPEX_TEST={uuid.uuid4()}"
     monkeypatch.setenv(*mark.split("="))
     yield
+    deadline = time.monotonic() + 3
+    while processes_with(mark) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert processes_with(mark) == []
 
 

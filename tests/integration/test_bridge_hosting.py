@@ -251,6 +251,22 @@ async def test_a_users_program_gives_its_trace_and_takes_its_state(
     assert "Polish it." in second[0]["content"]
 
 
+async def test_parameters_of_one_call_do_not_leak_into_the_next(
+    pool: ActorRef[DspyPool],
+) -> None:
+    model = ScriptedModel(fields(answer="yes"))
+    for demos in ([], [{"question": "Old?", "answer": "Ancient"}], []):
+        call = DspyCall(
+            module="dspy.Predict",
+            signature="question -> answer",
+            demos=demos,
+            inputs={"question": "?"},
+        )
+        await pool.call(DspyPool.run, call, model, timeout=30)
+    lengths = [len(request["messages"]) for request in model.requests]
+    assert lengths == [2, 4, 2]
+
+
 async def test_async_modules_are_hosted(pool: ActorRef[DspyPool]) -> None:
     call = DspyCall(module="hosted_programs:Async", inputs={"question": "?"})
     model = ScriptedModel(fields(answer="yes"))
