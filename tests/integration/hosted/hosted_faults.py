@@ -1,6 +1,7 @@
 """What runs in the hosted processes during the tests: every way to misbehave."""
 
 import ctypes
+import importlib
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 from typing import Any
 
-import dspy
+dspy: Any = importlib.import_module("dspy")  # Any: it ships no types
 import msgspec
 
 STATE: dict[str, Any] = {}
