@@ -12,8 +12,9 @@ import threading
 import time
 from typing import Any
 
-dspy: Any = importlib.import_module("dspy")  # Any: it ships no types
 import msgspec
+
+dspy: Any = importlib.import_module("dspy")  # Any: it ships no types
 
 STATE: dict[str, Any] = {}
 
