@@ -16,7 +16,7 @@ class Image(pydantic.BaseModel):
     A plain string stands for a URL wherever an image is expected.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     url: str | None = None
     data: str | None = None
@@ -64,7 +64,7 @@ class History(pydantic.BaseModel):
     An input of this type becomes turns before the question, and no text of its own.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     # Any: a turn's values have the types of the signature's fields.
     messages: list[dict[str, Any]]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import dspex
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "supervisors", "providers", "modules", "testing", "worker")
 DATA = ("examples/triage",)
@@ -83,7 +85,7 @@ def hook(event, arguments):
         seen.append((event, str(arguments)))
 import httpx, httpcore, msgspec, pydantic, structlog, tenacity, trio, yaml, json_repair
 sys.addaudithook(hook)
-import dspex
+from dspex import *
 print(seen)
 print([name for name in sys.argv[1:] if name in sys.modules])
 """
@@ -94,3 +96,19 @@ print([name for name in sys.argv[1:] if name in sys.modules])
         check=True,
     )
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_actors_alone_load_no_http_client() -> None:
+    script = (
+        "import sys; from dspex import Actor, Supervisor; print('httpx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_every_public_name_has_a_home() -> None:
+    assert all(getattr(dspex, name) is not None for name in dspex.__all__)
+    with pytest.raises(AttributeError, match="'dspex' has no attribute 'nope'"):
+        getattr(dspex, "nope")  # noqa: B009 - a type checker knows that it is not there

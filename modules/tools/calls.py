@@ -14,7 +14,7 @@ from dspex.providers.messages import ToolCall as ProviderCall
 class ToolCall(pydantic.BaseModel):
     """One call: the tool's name and its arguments."""
 
-    model_config = pydantic.ConfigDict(frozen=True)
+    model_config = pydantic.ConfigDict(frozen=True, defer_build=True)
 
     name: str
     args: dict[str, Any]  # Any: JSON
@@ -28,7 +28,7 @@ class ToolCalls(pydantic.BaseModel):
     `{"name", "args"}` or what OpenAI sends.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True)
+    model_config = pydantic.ConfigDict(frozen=True, defer_build=True)
 
     tool_calls: tuple[ToolCall, ...]
 

@@ -1,18 +1,24 @@
 """dspex runs LLM programs as supervised actors: DSPy's model on OTP's reliability."""
 
-from dspex.modules import Module, Predict, Prediction, Signature
-from dspex.providers import OpenAI
-from dspex.runtime import Actor, ActorRef, DspexError, open_node
-from dspex.runtime.engine import Program, Run, Step
-from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
-from dspex.worker import aio, sync
-from dspex.worker.app import Runtime, open_runtime
-from dspex.worker.application import App
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dspex.modules import ChainOfThought, Module, Predict, Prediction, Signature
+    from dspex.providers import Anthropic, OpenAI
+    from dspex.runtime import Actor, ActorRef, DspexError, open_node
+    from dspex.runtime.engine import Program, Run, Step
+    from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
+    from dspex.worker import aio, sync
+    from dspex.worker.app import Runtime, open_runtime
+    from dspex.worker.application import App
 
 __all__ = [
     "Actor",
     "ActorRef",
+    "Anthropic",
     "App",
+    "ChainOfThought",
     "ChildSpec",
     "DspexError",
     "DynamicSupervisor",
@@ -31,3 +37,35 @@ __all__ = [
     "open_runtime",
     "sync",
 ]
+
+# Each name is imported when it is first used: a supervision tree without a model
+# should not load an HTTP client.
+_HOMES = {
+    "dspex.modules": ("ChainOfThought", "Module", "Predict", "Prediction", "Signature"),
+    "dspex.providers": ("Anthropic", "OpenAI"),
+    "dspex.runtime": ("Actor", "ActorRef", "DspexError", "open_node"),
+    "dspex.runtime.engine": ("Program", "Run", "Step"),
+    "dspex.supervisors": ("ChildSpec", "DynamicSupervisor", "Supervisor"),
+    "dspex.worker": ("aio", "sync"),
+    "dspex.worker.app": ("Runtime", "open_runtime"),
+    "dspex.worker.application": ("App",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dspex' has no attribute {name!r}")
+    module = import_module(home)
+    value: object = (
+        import_module(f"{home}.{name}")
+        if home == "dspex.worker"
+        else getattr(module, name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
