@@ -7,10 +7,11 @@ sender's context, and the handler runs inside it; calls and tasks it starts inhe
 it in turn. What a handler binds ends with the message.
 """
 
+import math
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -34,14 +35,12 @@ def current_deadline() -> float | None:
     meanwhile inherit it by themselves.
     """
     request = current_request.get()
-    return None if request is None or request.settled else request.deadline
+    if request is None or request.settled or request.deadline == math.inf:
+        return None
+    return request.deadline
 
 
-def _first_step(
-    send: Callable[[object], object], request: HandledRequest | None
-) -> object:
-    current_request.set(request)
-    return send(None)
+set_current_request = current_request.set
 
 
 def _throw(
@@ -52,22 +51,23 @@ def _throw(
 
 
 @types.coroutine
-def run_in_context(
-    context: Context, work: Awaitable[T], request: HandledRequest | None
+def go_on_in_context(
+    context: Context,
+    coroutine: Coroutine[Any, Any, T],  # Any: trio's own traps
+    trap: object,
 ) -> Generator[Any, Any, T]:  # Any: trio's own traps
-    """Await `work` in another context than the task's own."""
-    coroutine = cast(
-        "Coroutine[Any, Any, T]",  # Any: trio's own traps
-        work if isinstance(work, types.CoroutineType) else _as_coroutine(work),
-    )
+    """Await the rest of a coroutine that was run to its first trap in a context.
+
+    Apart from the first step, because a handler that does not wait needs no
+    generator around it.
+    """
     run = context.run
     send: Callable[[object], object] = coroutine.send
     try:
-        trap = run(_first_step, send, request)
         while True:
             try:
                 value = yield trap
-            except BaseException as error:  # noqa: BLE001 - thrown on into `work`
+            except BaseException as error:  # noqa: BLE001 - thrown on into the work
                 trap = run(_throw, coroutine, error)
             else:
                 trap = run(send, value)
@@ -76,5 +76,21 @@ def run_in_context(
         return result
 
 
-async def _as_coroutine(work: Awaitable[T]) -> T:
+async def run_in_context(
+    context: Context,
+    coroutine: Coroutine[Any, Any, T],  # Any: trio's own traps
+    request: HandledRequest | None,
+) -> T:
+    """Await a coroutine in another context than the task's own."""
+    context.run(set_current_request, request)
+    try:
+        trap = context.run(coroutine.send, None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    return await go_on_in_context(context, coroutine, trap)
+
+
+async def as_coroutine(work: Awaitable[T]) -> T:
+    """Make a coroutine of what can only be awaited."""
     return await work

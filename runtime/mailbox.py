@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
+from trio.lowlevel import reschedule
 
 from dspex.runtime.envelope import (
     DEFAULT_CAPACITY,
@@ -24,13 +25,13 @@ class Mailbox:
     # An actor that waits gets its next envelope handed over; the queues exist only
     # once there was more than one at a time, for most actors never.
     __slots__ = (
-        "_handed",
-        "_queue",
-        "_reader",
         "_senders",
         "_system_reader",
         "capacity",
+        "handed",
         "high_water",
+        "queue",
+        "reader",
     )
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
@@ -38,16 +39,16 @@ class Mailbox:
             raise ValueError(f"mailbox capacity must be at least 1, not {capacity}")
         self.capacity = capacity
         self.high_water = 0
-        self._queue: deque[Envelope] | None = None
+        self.queue: deque[Envelope] | None = None
         self._senders: deque[tuple[Envelope, trio.lowlevel.Task | None]] | None = None
-        self._handed: Envelope | None = None
-        self._reader: trio.lowlevel.Task | None = None
+        self.handed: Envelope | None = None
+        self.reader: trio.lowlevel.Task | None = None
         self._system_reader: trio.lowlevel.Task | None = None
 
     @property
     def depth(self) -> int:
         """How many envelopes lie inside."""
-        return len(self._queue or ()) + (self._handed is not None)
+        return len(self.queue or ()) + (self.handed is not None)
 
     @property
     def waiting_senders(self) -> int:
@@ -57,16 +58,16 @@ class Mailbox:
     @property
     def is_idle(self) -> bool:
         """Whether the actor waits for a message and none lies here."""
-        return self._reader is not None or (
-            self._system_reader is not None and self._handed is None
+        return self.reader is not None or (
+            self._system_reader is not None and self.handed is None
         )
 
     # The senders' side.
 
     def put_call(self, request: Request) -> None:
         """Put a call in, or let it wait its turn: its caller is blocked anyway."""
-        queue = self._queue
-        if queue is not None and len(queue) >= self.capacity and self._reader is None:
+        queue = self.queue
+        if queue is not None and len(queue) >= self.capacity and self.reader is None:
             if self._senders is None:
                 self._senders = deque()
             self._senders.append((request, None))
@@ -75,8 +76,8 @@ class Mailbox:
 
     def put_nowait(self, envelope: Envelope) -> bool:
         """Put an envelope in; False if there is no room."""
-        queue = self._queue
-        if queue is not None and len(queue) >= self.capacity and self._reader is None:
+        queue = self.queue
+        if queue is not None and len(queue) >= self.capacity and self.reader is None:
             return False
         self.put_signal(envelope)
         return True
@@ -99,15 +100,15 @@ class Mailbox:
 
     def put_signal(self, envelope: Envelope) -> None:
         """Put an envelope in whatever the depth, and wake the actor."""
-        reader = self._reader
+        reader = self.reader
         if reader is not None:
-            self._reader = None
-            self._handed = envelope
-            trio.lowlevel.reschedule(reader)
+            self.reader = None
+            self.handed = envelope
+            reschedule(reader)
             return
-        queue = self._queue
+        queue = self.queue
         if queue is None:
-            queue = self._queue = deque()
+            queue = self.queue = deque()
         queue.append(envelope)
         if len(queue) > self.high_water:
             self.high_water = len(queue)
@@ -119,14 +120,14 @@ class Mailbox:
             self.put_signal(envelope)
         else:
             self._system_reader = None
-            self._handed = envelope
-            trio.lowlevel.reschedule(reader)
+            self.handed = envelope
+            reschedule(reader)
 
     # The actor's side.
 
     def take(self) -> Envelope | None:
         """Take the oldest envelope, or None; let the next waiting sender in."""
-        queue = self._queue
+        queue = self.queue
         if not queue:
             return None
         envelope = queue.popleft()
@@ -142,11 +143,11 @@ class Mailbox:
 
     def expect(self, reader: trio.lowlevel.Task) -> None:
         """Wake this task with the next envelope; it must go to sleep at once."""
-        self._reader = reader
+        self.reader = reader
 
     def take_handed(self) -> Envelope:
         """Take what was handed over to the actor that waited."""
-        envelope, self._handed = self._handed, None
+        envelope, self.handed = self.handed, None
         assert envelope is not None
         return envelope
 
@@ -162,7 +163,7 @@ class Mailbox:
 
     def take_first(self, wanted: Callable[[Envelope], bool]) -> Envelope | None:
         """Take the oldest envelope that is wanted, or None."""
-        queue = self._queue
+        queue = self.queue
         if queue is not None:
             for index, envelope in enumerate(queue):
                 if wanted(envelope):
@@ -174,7 +175,7 @@ class Mailbox:
 
     def stop_waiting(self, _: object) -> trio.lowlevel.Abort:
         """Take note that the task that waited was cancelled."""
-        self._reader = self._system_reader = None
+        self.reader = self._system_reader = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _let_in(
@@ -185,21 +186,21 @@ class Mailbox:
         while senders and len(queue) < self.capacity:
             envelope, task = senders.popleft()
             if task is not None:
-                trio.lowlevel.reschedule(task)
+                reschedule(task)
             elif isinstance(envelope, Request) and envelope.settled:
                 continue  # its caller has gone
             queue.append(envelope)
 
     def close(self) -> Iterator[Envelope]:
         """Take all envelopes, waiting ones included, and free their senders."""
-        if self._handed is not None:
+        if self.handed is not None:
             yield self.take_handed()
-        if self._queue is not None:
-            yield from self._queue
-            self._queue = None
+        if self.queue is not None:
+            yield from self.queue
+            self.queue = None
         if self._senders is not None:
             for envelope, task in self._senders:
                 if task is not None:
-                    trio.lowlevel.reschedule(task)
+                    reschedule(task)
                 yield envelope
             self._senders = None

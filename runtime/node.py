@@ -5,7 +5,6 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from functools import partial
 from typing import Any, cast
 
 import trio
@@ -101,7 +100,8 @@ class Node:
         else:
             parent.link_process(process)
         label = name or type(actor).__name__
-        self.context.run(partial(self.nursery.start_soon, process.run, name=label))
+        start_soon: Any = self.nursery.start_soon  # Any: mypy can't pass it on
+        self.context.run(start_soon, process.run, name=label)
         try:
             if timeout == math.inf:
                 await process.wait_started()

@@ -1,10 +1,13 @@
 """Process: the task, mailbox, links and monitors behind a ref."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
+from types import CoroutineType
 from typing import Any, Protocol
 
 import trio
+from outcome import Value
+from trio.lowlevel import checkpoint, reschedule, wait_task_rescheduled
 
 from dspex.runtime.actor import (
     Actor,
@@ -16,7 +19,12 @@ from dspex.runtime.actor import (
     Refuse,
 )
 from dspex.runtime.actor import Continue as ContinueAnswer
-from dspex.runtime.context import run_in_context
+from dspex.runtime.context import (
+    as_coroutine,
+    go_on_in_context,
+    run_in_context,
+    set_current_request,
+)
 from dspex.runtime.crash_report import report_crash
 from dspex.runtime.debug import Debug
 from dspex.runtime.envelope import (
@@ -228,18 +236,22 @@ class Process:
                 while reason is None:
                     if handled >= _MESSAGES_PER_TURN:
                         handled = 0
-                        await trio.lowlevel.checkpoint()
+                        await checkpoint()
                     if self._attention:
                         envelope = await self._attend()
-                    else:
+                    elif mailbox.queue:
                         envelope = mailbox.take()
+                    else:
+                        envelope = None
                     if envelope is None:
                         handled = 0
-                        mailbox.expect(self.task)
-                        await trio.lowlevel.wait_task_rescheduled(mailbox.stop_waiting)
+                        mailbox.reader = self.task
+                        await wait_task_rescheduled(mailbox.stop_waiting)
                         if self._signal_reason is not None:
-                            await trio.lowlevel.checkpoint()
-                        envelope = mailbox.take_handed()
+                            await checkpoint()
+                        envelope = mailbox.handed
+                        mailbox.handed = None
+                        assert envelope is not None
                         if self._debug is not None:
                             self._debug.note_in(envelope)
                     handled += 1
@@ -248,25 +260,38 @@ class Process:
                             reason = await self._handle_other(envelope)
                             envelope = None
                             continue
-                        if envelope.settled and envelope.is_call:
+                        if envelope.settled:
                             continue  # its caller was cancelled or timed out
                         self._handling = envelope
-                        answer: object = await run_in_context(
-                            envelope.context,
-                            envelope.method(self.actor, *envelope.arguments),
-                            envelope,
-                        )
+                        work: Any = envelope.method(self.actor, *envelope.arguments)
+                        if work.__class__ is not CoroutineType:
+                            work = as_coroutine(work)
+                        run: Any = envelope.context.run
+                        run(set_current_request, envelope)
+                        try:  # most handlers end without waiting
+                            trap = run(work.send, None)
+                        except StopIteration as done:
+                            answer = done.value
+                        else:
+                            answer = await go_on_in_context(
+                                envelope.context, work, trap
+                            )
                         if answer.__class__ is Deferred:
                             self._check_deferred(answer, envelope)
                         elif self._stop_reason is None:
-                            envelope.reply(answer)
+                            caller = envelope.task
+                            if caller is not None and not envelope.settled:
+                                envelope.settled = True
+                                if envelope.on_settled is not None:
+                                    envelope.on_settled()
+                                reschedule(caller, Value(answer))
                         else:
                             self._last_answer = answer
                             reason = self._stop_reason
                             continue  # answered when `terminate` has run
                         self._handling = None
                         reason = self._stop_reason
-                        envelope = answer = None
+                        envelope = work = run = caller = answer = None
                     except Refuse as refusal:
                         if self._handling is None:
                             reason = refusal
@@ -323,7 +348,7 @@ class Process:
     async def _attend(self) -> Envelope | None:
         """Look at what must be looked at; give the next envelope, if any."""
         if self._signal_reason is not None:
-            await trio.lowlevel.checkpoint()  # raises Cancelled
+            await checkpoint()  # raises Cancelled
         if self._continues:
             return Info(Continue(self._continues.pop(0)))
         if self._suspended:
@@ -359,16 +384,15 @@ class Process:
                 if self._watching is None or message.monitor not in self._watching:
                     return None  # demonitored meanwhile
                 del self._watching[message.monitor]
-            work: Awaitable[object]
+            actor = self.actor
+            work: Coroutine[Any, Any, object]  # Any: trio's own traps
             if isinstance(message, Continue):
-                work = self.actor.handle_continue(message.argument)
+                work = actor.handle_continue(message.argument)
             else:
-                work = self.actor.handle_info(message)
+                work = actor.handle_info(message)
             if envelope.context is not None:
                 work = run_in_context(envelope.context, work, None)
-            answer = await work
-            if answer is not None:
-                raise BadReturnValueError("handle_info", answer)
+            await self._expect_none(work)
             return self._stop_reason
         if isinstance(envelope, System):
             request = envelope.request
@@ -379,6 +403,14 @@ class Process:
             return None
         assert isinstance(envelope, Stop | ParentExit)
         return NORMAL if envelope.reason is None else envelope.reason
+
+    async def _expect_none(
+        self,
+        work: Coroutine[Any, Any, object],  # Any: trio's own traps
+    ) -> None:
+        answer = await work
+        if answer is not None:
+            raise BadReturnValueError("handle_info", answer)
 
     def _check_deferred(self, answer: object, request: Request) -> None:
         if isinstance(answer, Deferred) and answer.request is not request:
@@ -600,15 +632,14 @@ class Process:
     async def wait_started(self) -> None:
         """Wait until init has succeeded or the process is dead."""
         if self.is_serving or not self.is_alive:
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
             return
         self._starter = trio.lowlevel.current_task()
+        await wait_task_rescheduled(self._forget_starter)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._starter = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _forget_starter(self, _: object) -> trio.lowlevel.Abort:
+        self._starter = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     async def wait_dead(self) -> ExitReason:
         """Wait until it has ended; give its exit reason."""
@@ -617,7 +648,7 @@ class Process:
                 self._died = trio.Event()
             await self._died.wait()
         else:
-            await trio.lowlevel.checkpoint()
+            await checkpoint()
         return self.exit_reason
 
     def _die(self, reason: ExitReason) -> None:

@@ -5,6 +5,7 @@ from contextvars import copy_context
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, Unpack, overload
 
 import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from dspex.runtime.context import current_request
 from dspex.runtime.envelope import Deferred, Envelope, Info, Request, Stop
@@ -177,7 +178,7 @@ class ActorRef(Generic[ActorT]):
             CallingSelfError: called from the actor's own handler.
         """
         port = self.port
-        task = trio.lowlevel.current_task()
+        task = current_task()
         if not port.is_alive or port.task is task:
             await trio.lowlevel.checkpoint()
             if port.task is task:
@@ -197,8 +198,15 @@ class ActorRef(Generic[ActorT]):
             method, arguments, copy_context(), task, port, deadline, timeout
         )
         timers.add(deadline, request)
-        port.mailbox.put_call(request)
-        return await trio.lowlevel.wait_task_rescheduled(request.abandon)
+        mailbox = port.mailbox
+        reader = mailbox.reader
+        if reader is not None:  # what put_call does for an actor that waits
+            mailbox.reader = None
+            mailbox.handed = request
+            reschedule(reader)
+        else:
+            mailbox.put_call(request)
+        return await wait_task_rescheduled(request.abandon)
 
     async def cast(
         self,
