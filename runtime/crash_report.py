@@ -89,7 +89,7 @@ def report_crash(
 
 def _trace(error: BaseException) -> str:
     if (
-        isinstance(error, BaseExceptionGroup)
+        hasattr(error, "exceptions")  # a group
         or error.__cause__ is not None
         or (error.__context__ is not None and not error.__suppress_context__)
     ):

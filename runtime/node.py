@@ -26,7 +26,13 @@ class Node:
     started first.
     """
 
-    def __init__(self, nursery: trio.Nursery, *, shutdown_timeout: float) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *,
+        shutdown_timeout: float,
+        must_end: trio.Event,
+    ) -> None:
         self.nursery = nursery
         self.timers = Timers()
         self.telemetry = Telemetry()
@@ -38,7 +44,7 @@ class Node:
         self._processes: dict[Process, None] = {}
         self._roots: dict[Process, None] = {}
         self._shutdown_timeout = shutdown_timeout
-        self.must_end = trio.Event()
+        self.must_end = must_end
         self.failure: BaseException | None = None
 
     @property
@@ -160,48 +166,54 @@ async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncGenerator[Node]:
     alive.
     """
     failure: BaseException | None = None
-    node: Node | None = None
+    host = _Host(shutdown_timeout)
     try:
         async with trio.open_nursery() as outer:
-            hosting: Node = await outer.start(
-                _host, shutdown_timeout, outer.cancel_scope
-            )
-            node = hosting
+            outer.start_soon(host.run, outer.cancel_scope)
             try:
-                yield hosting
+                with trio.CancelScope(shield=True):  # no longer than one turn
+                    await host.is_ready.wait()
+                yield host.node
             except BaseException as error:  # noqa: BLE001 - raised again below
                 failure = error
-            hosting.must_end.set()
+            finally:
+                host.must_end.set()
     except BaseExceptionGroup as group:
         # Only what came from the keyboard, or a bug of the kernel, gets here.
         failure = failure or (
             group.exceptions[0] if len(group.exceptions) == 1 else group
         )
-    if node is not None and node.failure is not None:
-        raise node.failure
+    if host.is_ready.is_set() and host.node.failure is not None:
+        raise host.node.failure
     if failure is not None:
         raise failure
 
 
-async def _host(
-    shutdown_timeout: float,
-    block: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[Node],
-) -> None:
-    # Shielded, so that a cancelled or interrupted block still ends its actors in
-    # order; in a task of its own, because KeyboardInterrupt hits the main task.
-    with trio.CancelScope(shield=True):
-        async with trio.open_nursery() as nursery:
-            node = Node(nursery, shutdown_timeout=shutdown_timeout)
-            nursery.start_soon(node.timers.run)
-            task_status.started(node)
-            await _wait_end(node, block)
-            await node.stop()
-            nursery.cancel_scope.cancel()
+class _Host:
+    """Runs a node in a task of its own, for KeyboardInterrupt hits the main task."""
 
+    node: Node
 
-async def _wait_end(node: Node, block: trio.CancelScope) -> None:
-    await node.must_end.wait()
-    if node.failure is not None:
-        block.cancel()
+    def __init__(self, shutdown_timeout: float) -> None:
+        self.is_ready = trio.Event()
+        self.must_end = trio.Event()
+        self._shutdown_timeout = shutdown_timeout
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, block: trio.CancelScope) -> None:
+        # Shielded, so that a cancelled or interrupted block still ends its actors
+        # in order.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                self.node = Node(
+                    nursery,
+                    shutdown_timeout=self._shutdown_timeout,
+                    must_end=self.must_end,
+                )
+                nursery.start_soon(self.node.timers.run)
+                self.is_ready.set()
+                await self.must_end.wait()
+                if self.node.failure is not None:
+                    block.cancel()
+                await self.node.stop()
+                nursery.cancel_scope.cancel()
