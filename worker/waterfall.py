@@ -6,6 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from dspex.runtime.engine.effects import step_of
 from dspex.runtime.journal import EffectRow, Event, RunRow
 
 _LABEL: Final = 28
@@ -45,9 +46,7 @@ def print_waterfall(
         style = "red" if step.get("error") else "bold"
         _line(console, f"{step['name']} ({step['backend']})", bar, told, style=style)
         for effect in effects:
-            if effect.path == step["name"] or effect.path.startswith(
-                f"{step['name']}["
-            ):
+            if step_of(effect.path) == step["name"]:
                 bar = chart.bar(
                     effect.finished_at - effect.seconds, effect.seconds, _CALL_BAR
                 )

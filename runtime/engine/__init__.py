@@ -11,38 +11,47 @@ from dspex.runtime.engine.effects import (
 )
 from dspex.runtime.engine.engine import Engine
 from dspex.runtime.engine.errors import (
+    ConditionError,
     EffectDecodeError,
+    MapError,
+    NondeterminismError,
     Place,
     ProgramError,
     RunFailedError,
     RunInputError,
     RunInterruptedError,
+    RunTimeoutError,
     StepFailedError,
     StepTimeoutError,
     TooManyDispatchesError,
 )
 from dspex.runtime.engine.plan import Plan, make_plan
-from dspex.runtime.engine.program import Program, Step, StepOptions
+from dspex.runtime.engine.program import Program, ProgramOptions, Step, StepOptions
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
 
 __all__ = [
     "PLAIN",
     "Backend",
     "Codec",
+    "ConditionError",
     "EffectDecodeError",
     "EffectKey",
     "Effects",
     "Engine",
     "FinishedEffect",
+    "MapError",
+    "NondeterminismError",
     "Place",
     "Plan",
     "Program",
     "ProgramError",
+    "ProgramOptions",
     "Run",
     "RunFailedError",
     "RunInputError",
     "RunInterruptedError",
     "RunJournal",
+    "RunTimeoutError",
     "Shape",
     "Step",
     "StepFailedError",

@@ -85,6 +85,11 @@ class RunJournal(Protocol):
         ...
 
 
+def step_of(path: str) -> str:
+    """Give the step of a path: `answer[3]~1` is the second attempt of an item."""
+    return path.partition("[")[0].partition("~")[0]
+
+
 @dataclass(slots=True)
 class EffectCounts:
     """How many effects of a step were made, and how many the journal had."""
@@ -112,9 +117,16 @@ class EffectLog:
         self._scope = scope
         self._finished: dict[EffectKey, object] = {}
         self._running: dict[EffectKey, _Running] = {}
+        self._left: Counter[str] = Counter()
+        if journal is not None:
+            self._left.update(step_of(key[0]) for key in journal.stored)
         self.counts: dict[str, EffectCounts] = {}
         self.fault: Exception | None = None
         self.unsaved: list[FinishedEffect] = []
+
+    def unused(self, step: str) -> int:
+        """Give how many effects the journal has of a step that it did not ask for."""
+        return self._left[step]
 
     def scope(self, path: str) -> "Effects":
         """Give the effects of one dispatch of one step; `path` names the step."""
@@ -132,6 +144,7 @@ class EffectLog:
             raise EffectDecodeError(key[0], codec.kind, error) from error
         self._finished[key] = value
         self._count(key).journaled += 1
+        self._left[step_of(key[0])] -= 1
         return _Found(value)
 
     async def share(
@@ -186,7 +199,7 @@ class EffectLog:
         running.done.set()
 
     def _count(self, key: EffectKey) -> EffectCounts:
-        return self.counts.setdefault(key[0], EffectCounts())
+        return self.counts.setdefault(step_of(key[0]), EffectCounts())
 
 
 @dataclass(frozen=True, slots=True)

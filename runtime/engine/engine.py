@@ -1,35 +1,31 @@
 """Engine: runs a plan, each step as soon as its inputs are there."""
 
-import hashlib
+import math
 import time
 import uuid
 from collections.abc import Mapping
-from functools import partial
 from graphlib import TopologicalSorter
 from typing import Any
 
 import structlog
 import trio
-from pydantic_core import to_json, to_jsonable_python
 
 from dspex.runtime.engine.backend import Backend, StepResult
 from dspex.runtime.engine.effects import EffectLog, RunJournal
 from dspex.runtime.engine.errors import (
+    ConditionError,
+    NondeterminismError,
     RunInterruptedError,
+    RunTimeoutError,
     StepFailedError,
     StepTimeoutError,
-    TooManyDispatchesError,
 )
-from dspex.runtime.engine.plan import Literal, Plan, Reference
-from dspex.runtime.engine.program import Step
+from dspex.runtime.engine.plan import PROGRAM_INPUTS, Literal, Plan, Reference
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
-from dspex.runtime.errors import CalleeExitedError, NoProcessError
+from dspex.runtime.engine.step_work import StepWork
 from dspex.runtime.reasons import describe
 
 log = structlog.get_logger("dspex")
-
-# What a backend raises when what it gave the step to is dead: dispatch again.
-_DEATHS = (CalleeExitedError, NoProcessError)
 
 
 class Engine:
@@ -93,6 +89,7 @@ class _Execution:
         self._journal = journal
         self._id = (run_id or uuid.uuid4().hex) if journal is None else journal.run
         self._results: dict[str, StepResult] = {}
+        self._failures: list[Exception] = []
         self._records = {
             name: StepRecord(name, step.backend)
             for name, step in plan.program.steps.items()
@@ -102,23 +99,36 @@ class _Execution:
 
     async def run(self) -> Run:
         self._order.prepare()
+        options = self._plan.program.options
+        limit = math.inf if options.timeout is None else options.timeout
         async with trio.open_nursery() as effects_nursery:
-            async with trio.open_nursery() as nursery:
-                effect_log = EffectLog(
-                    effects_nursery, self._journal, scope=nursery.cancel_scope
-                )
-                self._start_ready(nursery, effect_log)
+            with trio.move_on_after(limit) as deadline:
+                async with trio.open_nursery() as nursery:
+                    effect_log = EffectLog(
+                        effects_nursery, self._journal, scope=nursery.cancel_scope
+                    )
+                    self._start_ready(nursery, effect_log)
             # Nobody waits for a call that is still under way here.
             effects_nursery.cancel_scope.cancel()
         if effect_log.fault is not None:
             raise RunInterruptedError(
                 self._id, effect_log.fault, tuple(effect_log.unsaved)
             ) from effect_log.fault
+        if deadline.cancelled_caught and self._error is None:
+            late = tuple(
+                record.name
+                for record in self._records.values()
+                if record.state in ("pending", "running")
+            )
+            self._error = RunTimeoutError(self._plan.program.name, limit, late)
+        given = {} if self._error is not None else self._outputs()
+        if not given and self._error is None and self._failures:
+            self._error = self._failures[0]
         return Run(
             self._id,
             self._plan.program.name,
             tuple(self._records.values()),
-            {} if self._error is not None else self._outputs(),
+            given,
             self._error,
         )
 
@@ -129,83 +139,126 @@ class _Execution:
     async def _run_step(
         self, name: str, nursery: trio.Nursery, effect_log: EffectLog
     ) -> None:
-        started = trio.current_time()
         record = self._records[name]
+        try:
+            problem = self._reason_to_skip(name)
+            if problem is None:
+                self._results[name] = await self._run_wanted(name, record, effect_log)
+            else:
+                await self._skip(name, record, problem)
+        except Exception as error:  # noqa: BLE001 - the run's outcome carries it
+            if effect_log.fault is not None or not await self._fail(name, error):
+                nursery.cancel_scope.cancel()
+                return
+        self._order.done(name)
+        self._start_ready(nursery, effect_log)
+
+    def _reason_to_skip(self, name: str) -> str | None:
+        for needed in self._plan.needs(name):
+            if needed not in self._results:
+                return f"step {needed!r} gave nothing"
+        condition = self._plan.conditions.get(name)
+        if condition is None:
+            return None
+        for source, _ in condition.references:
+            if source != PROGRAM_INPUTS and source not in self._results:
+                return f"step {source!r}, which its `when` needs, gave nothing"
+        try:
+            if condition.holds(self._named_value):
+                return None
+        except TypeError as error:
+            raise ConditionError(name, condition.text, str(error)) from error
+        default = self._plan.program.steps[name].options.default
+        if default is not None:
+            self._results[name] = StepResult(default)
+        return f"when {condition.text!r} does not hold"
+
+    async def _skip(self, name: str, record: StepRecord, problem: str) -> None:
+        record.state = "skipped"
+        record.error = problem
+        await self._note("step_skipped", step=name, reason=problem)
+
+    async def _fail(self, name: str, error: Exception) -> bool:
+        """Take note of a failed step; whether the run goes on."""
+        options = self._plan.program.steps[name].options
+        record = self._records[name]
+        record.state = "failed"
+        record.error = describe(error)
+        log.warning("step_failed", run=self._id, step=name, reason=record.error)
+        await self._note("step_failed", step=name, error=record.error)
+        failure = StepFailedError(name, error)
+        failure.__cause__ = error
+        self._failures.append(failure)
+        if options.on_error == "default" and options.default is not None:
+            self._results[name] = StepResult(options.default)
+            return True
+        if options.on_error == "skip" or self._plan.program.options.tolerant:
+            return True
+        if self._error is None:
+            self._error = failure
+        return False
+
+    async def _run_wanted(
+        self, name: str, record: StepRecord, effect_log: EffectLog
+    ) -> StepResult:
+        started = trio.current_time()
+        record.state = "running"
         record.started_at = time.time()
         await self._note("step_started", step=name, backend=record.backend)
         self._in_flight[id(record)] = StepInFlight(
             self._id, self._plan.program.name, name, record.backend, started
         )
         try:
-            result = await self._dispatch(name, record, effect_log)
-        except Exception as error:  # noqa: BLE001 - the run's outcome carries it
-            record.error = describe(error)
-            if effect_log.fault is None and self._error is None:
-                self._error = StepFailedError(name, error)
-                self._error.__cause__ = error
-                log.warning(
-                    "step_failed", run=self._id, step=name, reason=describe(error)
-                )
-            nursery.cancel_scope.cancel()
-            return
+            result = await self._by_deadline(name, record, effect_log)
         finally:
             record.seconds = trio.current_time() - started
             counts = effect_log.counts.get(name)
             if counts is not None:
                 record.live, record.journaled = counts.live, counts.journaled
             del self._in_flight[id(record)]
+        self._check_unused(name, record, effect_log)
+        record.state = "succeeded"
         record.usage = result.usage
         await self._note("step_finished", step=name, seconds=record.seconds)
-        self._results[name] = result
-        self._order.done(name)
-        self._start_ready(nursery, effect_log)
+        return result
 
-    async def _dispatch(
+    def _check_unused(
+        self, name: str, record: StepRecord, effect_log: EffectLog
+    ) -> None:
+        unused = effect_log.unused(name)
+        # The kept result of a hosted step stands for the calls that it made.
+        if not unused or record.backend != "native":
+            return
+        error = NondeterminismError(name, unused)
+        if self._plan.program.options.on_change == "fail":
+            raise error
+        log.warning("step_changed", run=self._id, step=name, reason=str(error))
+
+    async def _by_deadline(
         self, name: str, record: StepRecord, effect_log: EffectLog
     ) -> StepResult:
-        step: Step = self._plan.program.steps[name]
-        backend = self._backends[step.backend]
-        actor = f"{self._plan.actors}/{name}"
+        step = self._plan.program.steps[name]
         inputs = {
             field: self._value(source)
             for field, source in self._plan.wiring[name].items()
         }
         deadline = trio.current_time() + step.options.timeout
-        dispatches = 0
+        work = StepWork(
+            self._id,
+            self._plan,
+            name,
+            step,
+            self._backends[step.backend],
+            record,
+            effect_log,
+            deadline,
+            is_journaled=self._journal is not None,
+        )
         with trio.CancelScope(deadline=deadline):
-            while True:
-                dispatches += 1
-                try:
-                    effects = effect_log.scope(name)
-                    run = partial(
-                        backend.run,
-                        actor,
-                        step,
-                        inputs,
-                        effects=effects,
-                        deadline=deadline,
-                    )
-                    if self._journal is None or step.backend == "native":
-                        return await run()
-                    # Code that may do anything: its result is an effect of its own.
-                    return await effects.perform_here(
-                        _fingerprint(step, inputs),
-                        run,
-                        codec=self._plan.result_codec(name),
-                        request=lambda: to_jsonable_python(inputs, fallback=str),
-                    )
-                except _DEATHS as death:
-                    if dispatches >= step.options.max_dispatches:
-                        raise TooManyDispatchesError(name, dispatches, death) from death
-                    record.restarts += 1
-                    log.warning(
-                        "step_dispatched_again",
-                        run=self._id,
-                        step=name,
-                        reason=describe(death),
-                        dispatches=dispatches + 1,
-                    )
-        raise StepTimeoutError(name, step.options.timeout, dispatches)
+            if step.map is None:
+                return await work.attempts(name, inputs)
+            return await work.map(inputs)
+        raise StepTimeoutError(name, step.options.timeout, record.attempts)
 
     async def _note(self, kind: str, **body: object) -> None:
         if self._journal is not None:
@@ -218,10 +271,14 @@ class _Execution:
             return self._inputs[source.field]
         return self._results[source.step].outputs[source.field]
 
+    def _named_value(self, source: str, field: str) -> object:
+        return self._value(
+            Reference(None if source == PROGRAM_INPUTS else source, field)
+        )
+
     def _outputs(self) -> dict[str, Any]:  # Any: whatever the signatures say
-        return {name: self._value(ref) for name, ref in self._plan.outputs.items()}
-
-
-def _fingerprint(step: Step, inputs: Mapping[str, object]) -> str:
-    text = to_json([step.module, step.signature, inputs], fallback=str)
-    return f"{step.module}:{hashlib.sha256(text).hexdigest()}"
+        return {
+            name: self._value(ref)
+            for name, ref in self._plan.outputs.items()
+            if ref.step is None or ref.step in self._results
+        }

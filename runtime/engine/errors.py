@@ -5,6 +5,10 @@ DspexError
 ├── RunInputError         what a run was given does not fit its program
 ├── StepFailedError       a step of a run failed; carries the cause
 ├── StepTimeoutError      a step had no result by its deadline
+├── RunTimeoutError       a run had no result by its deadline
+├── NondeterminismError   a resumed step no longer asks for what it asked before
+├── ConditionError        a `when` could not be decided
+├── MapError              what a step maps over is no list
 ├── TooManyDispatchesError what ran a step died each time
 ├── EffectDecodeError     a kept effect cannot be read again
 ├── RunInterruptedError   a run was stopped by a fault of its journal
@@ -120,3 +124,52 @@ class RunFailedError(DspexError):
         super().__init__(message)
         self.run = run
         self.kind = kind
+
+
+class RunTimeoutError(DspexError):
+    """A run had no result by its program's deadline; its steps were cancelled."""
+
+    def __init__(self, program: str, seconds: float, steps: tuple[str, ...]) -> None:
+        super().__init__(
+            f"program {program!r} had no result within {seconds:g}s; unfinished: "
+            f"{', '.join(steps)}: raise its options.timeout"
+        )
+        self.program = program
+        self.seconds = seconds
+        self.steps = steps
+
+
+class NondeterminismError(DspexError):
+    """A resumed step did not ask for what it had asked for before it was interrupted.
+
+    Its code has changed, or depends on something that is not in the journal.
+    """
+
+    def __init__(self, step: str, unused: int) -> None:
+        super().__init__(
+            f"step {step!r} did not ask for {unused} of the effects that the journal "
+            "has of it: its code changed, or is not deterministic "
+            "(options.on_change: live lets it go on)"
+        )
+        self.step = step
+        self.unused = unused
+
+
+class ConditionError(DspexError):
+    """A `when` could not be decided with the values it got."""
+
+    def __init__(self, step: str, condition: str, problem: str) -> None:
+        super().__init__(f"when {condition!r}: {problem}")
+        self.step = step
+        self.condition = condition
+
+
+class MapError(DspexError):
+    """What a step maps over is no list."""
+
+    def __init__(self, step: str, field: str, value: object) -> None:
+        super().__init__(
+            f"map over {field!r} needs a list, not {type(value).__name__}: {value!r}"
+        )
+        self.step = step
+        self.field = field

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from types import GenericAlias
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,9 +15,15 @@ from pydantic_core import (
 )
 
 from dspex.runtime.engine.backend import Backend, Shape, StepResult
+from dspex.runtime.engine.condition import (
+    BadConditionError,
+    Condition,
+    parse_condition,
+)
 from dspex.runtime.engine.effects import Codec
 from dspex.runtime.engine.errors import ProgramError, RunInputError
 from dspex.runtime.engine.program import Program, Step
+from dspex.runtime.engine.type_check import can_feed
 from dspex.runtime.errors import DspexError
 
 PROGRAM_INPUTS = "inputs"
@@ -47,9 +54,13 @@ class Plan:
 
     program: Program
     shapes: Mapping[str, Shape]
+    """What each step takes and gives as the others see it: lists, where it maps."""
+    calls: Mapping[str, Shape]
+    """What one call of each step takes and gives."""
     wiring: Mapping[str, Mapping[str, Reference | Literal]]
     inputs: Mapping[str, Any]  # Any: types, such as Literal, that are no classes
     outputs: Mapping[str, Reference]
+    conditions: Mapping[str, Condition]
     actors: str
     """What the names of its actors begin with."""
     _adapters: dict[str, TypeAdapter[Any]] = dataclasses.field(
@@ -58,7 +69,7 @@ class Plan:
 
     def result_codec(self, step: str) -> Codec[StepResult]:
         """Give what writes down and reads again the results of a step."""
-        types = self.shapes[step].outputs
+        types = self.calls[step].outputs
         return Codec(
             "step",
             lambda result: {
@@ -97,12 +108,24 @@ class Plan:
     def dependencies(self) -> dict[str, set[str]]:
         """The steps that each step waits for."""
         return {
-            name: {
-                source.step
-                for source in wires.values()
-                if isinstance(source, Reference) and source.step is not None
+            name: self.needs(name)
+            | set(self.program.steps[name].after)
+            | {
+                source
+                for source, _ in (
+                    self.conditions[name].references if name in self.conditions else ()
+                )
+                if source != PROGRAM_INPUTS
             }
-            for name, wires in self.wiring.items()
+            for name in self.wiring
+        }
+
+    def needs(self, step: str) -> set[str]:
+        """Give the steps whose outputs a step takes."""
+        return {
+            source.step
+            for source in self.wiring[step].values()
+            if isinstance(source, Reference) and source.step is not None
         }
 
     def check_inputs(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,17 +189,33 @@ def make_plan(
         ProgramError: unknown module, signature type or name, a cycle; names file,
             line and step where the program came from text.
     """
-    shapes = {
+    calls = {
         name: _shape(program, name, step, backends)
         for name, step in program.steps.items()
     }
+    shapes = {name: _outer(program, name, calls[name]) for name in calls}
     wiring = {name: _wire(program, name, shapes) for name in program.steps}
+    conditions = {
+        name: _condition(program, name, step.when, shapes)
+        for name, step in program.steps.items()
+        if step.when is not None
+    }
+    for name in program.steps:
+        _check_step(program, name, shapes, calls)
+    inputs = _program_inputs(wiring, shapes)
+    for condition in conditions.values():
+        for source, input_name in condition.references:
+            if source == PROGRAM_INPUTS:
+                inputs.setdefault(input_name, Any)
+    _check_types(program, wiring, shapes, inputs)
     plan = Plan(
         program,
         shapes,
+        calls,
         wiring,
-        _program_inputs(wiring, shapes),
+        inputs,
         _outputs(program, shapes),
+        conditions,
         program.name if actors is None else actors,
     )
     try:
@@ -204,6 +243,102 @@ def _shape(
         ) from error
 
 
+def _outer(program: Program, name: str, call: Shape) -> Shape:
+    """Give what a step takes and gives as a whole."""
+    mapped = program.steps[name].map
+    if mapped is None:
+        return call
+    (over,) = mapped
+    if over not in call.inputs:
+        raise ProgramError(
+            f"the signature has no input {over!r} to map over; "
+            f"it has: {', '.join(call.inputs)}",
+            place=program.place("steps", name, "map"),
+            step=name,
+        )
+    inputs = dict(call.inputs)
+    inputs[over] = _list_of(inputs[over])
+    outputs = {key: _list_of(kind) for key, kind in call.outputs.items()}
+    return Shape(inputs, outputs)
+
+
+def _list_of(kind: Any) -> Any:  # Any: types, such as Literal, that are no classes
+    return GenericAlias(list, (kind,))
+
+
+def _condition(
+    program: Program, name: str, text: str, shapes: Mapping[str, Shape]
+) -> Condition:
+    place = program.place("steps", name, "when")
+    try:
+        condition = parse_condition(text)
+    except BadConditionError as error:
+        raise ProgramError(f"when {text!r}: {error}", place=place, step=name) from error
+    for source, field in condition.references:
+        if source != PROGRAM_INPUTS:
+            path = ("steps", name, "when")
+            _reference(program, f"{source}.{field}", shapes, step=name, path=path)
+    return condition
+
+
+def _check_step(
+    program: Program,
+    name: str,
+    shapes: Mapping[str, Shape],
+    calls: Mapping[str, Shape],
+) -> None:
+    step = program.steps[name]
+    for other in step.after:
+        if other not in shapes:
+            raise ProgramError(
+                f"after names the step {other!r}, which is not there; "
+                f"the steps are: {', '.join(shapes)}",
+                place=program.place("steps", name, "after"),
+                step=name,
+            )
+    options, place = step.options, program.place("steps", name, "options")
+    if options.on_error == "default" and options.default is None:
+        raise ProgramError(
+            "on_error is default, and there is no default: give the outputs",
+            place=place,
+            step=name,
+        )
+    if options.default is not None:
+        wanted = calls[name].outputs
+        if set(options.default) != set(wanted):
+            raise ProgramError(
+                f"default must give exactly the outputs: {', '.join(wanted)}",
+                place=place,
+                step=name,
+            )
+
+
+def _check_types(
+    program: Program,
+    wiring: Mapping[str, Mapping[str, Reference | Literal]],
+    shapes: Mapping[str, Shape],
+    inputs: Mapping[str, Any],  # Any: types, such as Literal, that are no classes
+) -> None:
+    for name, wires in wiring.items():
+        for field, source in wires.items():
+            if isinstance(source, Literal):
+                continue
+            wanted = shapes[name].inputs[field]
+            if source.step is None:
+                given: Any = inputs[source.field]
+                what = f"the program input {source.field}"
+            else:
+                given = shapes[source.step].outputs[source.field]
+                what = f"{source.step}.{source.field}"
+            if not can_feed(given, wanted):
+                raise ProgramError(
+                    f"the input {field!r} is {type_name(wanted)}, and {what} gives "
+                    f"{type_name(given)}",
+                    place=program.place("steps", name, "inputs", field),
+                    step=name,
+                )
+
+
 def _wire(
     program: Program, name: str, shapes: Mapping[str, Shape]
 ) -> dict[str, Reference | Literal]:
@@ -216,9 +351,10 @@ def _wire(
                 place=program.place("steps", name, "inputs", given),
                 step=name,
             )
+    written: dict[str, object] = {**step.inputs, **(step.map or {})}
     return {
-        field: _explicit(program, name, field, step.inputs[field], shapes)
-        if field in step.inputs
+        field: _explicit(program, name, field, written[field], shapes)
+        if field in written
         else _implicit(program, name, field, shapes)
         for field in wanted
     }

@@ -27,6 +27,30 @@ class StepOptions(BaseModel):
     """Seconds for the whole step, dispatches after a death included."""
     max_dispatches: int = Field(default=20, ge=1)
     """How often the step is given to an actor or process before it fails."""
+    retries: int = Field(default=0, ge=0, le=100)
+    """How often a step that failed is done anew, with new model calls."""
+    on_error: Literal["fail", "skip", "default"] = "fail"
+    """What a failure does: fail the run, skip the step and what depends on it, or
+    give `default`."""
+    default: Mapping[str, Any] | None = None  # Any: as the signature declares
+    """Outputs in place of those of a step that failed (with `on_error: default`) or
+    whose `when` does not hold."""
+    concurrency: int = Field(default=8, ge=1, le=1000)
+    """How many items of a `map` run at a time."""
+
+
+class ProgramOptions(BaseModel):
+    """How a program is run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds for a run, from its start in a process; None: only its steps have."""
+    tolerant: bool = False
+    """Go on after a step has failed: what depends on it is skipped, the rest runs."""
+    on_change: Literal["live", "fail"] = "live"
+    """What happens when a resumed step does not ask for what it asked for before:
+    go on with live calls, or fail with NondeterminismError."""
 
 
 class Step(BaseModel):
@@ -47,6 +71,13 @@ class Step(BaseModel):
     backend: BackendName = "native"
     instructions: str | None = None
     inputs: Mapping[str, Any] = Field(default_factory=dict)  # Any: literals of any kind
+    after: tuple[Name, ...] = ()
+    """Steps to wait for although nothing is taken from them."""
+    when: str | None = None
+    """A condition on program inputs and outputs of other steps; see `Condition`."""
+    map: Mapping[str, str] | None = Field(default=None, min_length=1, max_length=1)
+    """`{INPUT: LIST}`: run once for each item of a list that an output or a program
+    input gives, with the item as that input; each output is then a list."""
     config: Mapping[str, Any] = Field(default_factory=dict)  # Any: the module's own
     demos: tuple[Mapping[str, Any], ...] = ()  # Any: as the signature declares
     """Examples that the model is shown: field names to values."""
@@ -67,6 +98,7 @@ class Program(BaseModel):
     steps: Mapping[Name, Step] = Field(min_length=1)
     outputs: Mapping[str, str] | None = None
     description: str = ""
+    options: ProgramOptions = Field(default_factory=ProgramOptions)
 
     _source: Source | None = PrivateAttr(default=None)
     _digest: str | None = PrivateAttr(default=None)

@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 from dspex.runtime.journal import RunCancelledError
 
 RunStatus = Literal["succeeded", "failed", "cancelled"]
+StepState = Literal["pending", "running", "succeeded", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class StepRecord:
 
     name: str
     backend: str
+    state: StepState = "pending"
+    """Skipped: its `when` did not hold, or what it needs was not there."""
+    attempts: int = 0
+    """How often it was begun: retries and restarts included."""
     seconds: float = 0.0
     usage: Mapping[str, int] = field(default_factory=dict[str, int])
     restarts: int = 0
@@ -45,6 +50,8 @@ class StepRecord:
         return {
             "name": self.name,
             "backend": self.backend,
+            "state": self.state,
+            "attempts": self.attempts,
             "seconds": round(self.seconds, 3),
             "usage": dict(self.usage),
             "restarts": self.restarts,
