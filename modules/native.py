@@ -10,7 +10,7 @@ from dspex.modules.chain_of_thought import ChainOfThought
 from dspex.modules.errors import ConfigError, UnknownModuleError
 from dspex.modules.module import Module
 from dspex.modules.predict import Predict
-from dspex.modules.run_lm import RunLM
+from dspex.modules.run_lm import RunEffects, RunLM
 from dspex.modules.signature import Signature
 from dspex.modules.step_config import check_config
 from dspex.providers.lm import LM
@@ -122,6 +122,7 @@ class NativeBackend:
             ModuleActor.forward,
             inputs,
             lm,
+            RunEffects(effects),
             timeout=_left(deadline),
         )
         return StepResult(prediction.outputs, lm.usage.to_json())

@@ -1,16 +1,46 @@
-"""RunLM: a model as the step of a run sees it."""
+"""RunLM and RunEffects: a model and tools as the step of a run sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar, cast
+
+from pydantic_core import to_jsonable_python
 
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.runtime.engine import Codec, Effects
 
+T = TypeVar("T")
+
+TOOL_PREFIX: Final = "tool "
+"""What the fingerprint of a tool call begins with."""
+
 _MODEL_CALL: Final = Codec(
     "model", Response.to_json, Response.from_json, lambda got: got.usage.to_json()
 )
+
+# What a tool call gives: whether it failed, and what the model is told.
+_TOOL_CALL: Final[Codec[Any]] = Codec(
+    "tool", lambda result: to_jsonable_python(list(result), fallback=str), tuple
+)
+
+
+class RunEffects:
+    """Passes the tool calls of a step's module through the run's effects.
+
+    Its model calls go there by themselves, with the RunLM that they are made on.
+    """
+
+    def __init__(self, effects: Effects) -> None:
+        self._effects = effects
+
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a tool call, unless this run has made it already; give its result."""
+        if not fingerprint.startswith(TOOL_PREFIX):
+            return await call()
+        return cast(
+            "T", await self._effects.perform(fingerprint, call, codec=_TOOL_CALL)
+        )
 
 
 class RunLM:

@@ -10,7 +10,14 @@ dspex                 one_for_one
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,8 +26,11 @@ from typing import Any, Final
 import structlog
 import trio
 
+from dspex.modules.errors import ConfigError
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
-from dspex.modules.native import NativeBackend
+from dspex.modules.module import Module
+from dspex.modules.native import NATIVE_MODULES, NativeBackend
+from dspex.modules.signature import Signature
 from dspex.providers.embedded import (
     Embedded,
     EmbeddedServer,
@@ -452,6 +462,7 @@ class Runtime:
 async def open_runtime(
     lm: LM | None = None,
     *,
+    modules: Mapping[str, Callable[[], Module]] | None = None,
     store: str | Path | None = None,
     resume: bool = True,
     max_running: int = 64,
@@ -466,6 +477,8 @@ async def open_runtime(
     `lm` is the model of every step; None starts the embedded one (extra `local`).
     Steps of the python backend import `module:attribute` from the folders of
     `search_path`, too.
+    `modules` are programs as code: what makes them, by the name that a step's `module`
+    has; their model calls are kept and answered like those of any step.
     When the block is left, however, its actors and child processes end: orderly
     within `shutdown_timeout` seconds, killed after that.
 
@@ -515,7 +528,12 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        backends = _backends(node, WatchedLM(lm, keep_text=keep_text), search_path)
+        backends = _backends(
+            node,
+            WatchedLM(lm, keep_text=keep_text),
+            search_path,
+            modules=modules or {},
+        )
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
         if journal is None:
@@ -580,12 +598,30 @@ _MODULES: Final = ChildSpec(
 )
 
 
+def _make_module(
+    make: Callable[[], Module],
+    _signature: Signature,
+    *,
+    demos: Sequence[Mapping[str, Any]],  # Any: as the signature declares
+    **config: object,
+) -> Module:
+    if demos or config:
+        raise ConfigError(
+            "config", {"demos": len(demos), **config}, "is not for a program as code"
+        )
+    return make()
+
+
 def _backends(
-    node: Node, lm: LM, search_path: Sequence[str | Path]
+    node: Node,
+    lm: LM,
+    search_path: Sequence[str | Path],
+    *,
+    modules: Mapping[str, Callable[[], Module]],
 ) -> dict[str, Backend]:
-    modules = node.registry.whereis(MODULES)
+    actors = node.registry.whereis(MODULES)
     bridge = node.registry.whereis(BRIDGE)
-    assert modules is not None
+    assert actors is not None
     assert bridge is not None
 
     async def start_bridge() -> None:
@@ -608,7 +644,15 @@ def _backends(
                 log.warning("dspy_not_started", reason=str(cause), attempt=attempt)
 
     return {
-        "native": NativeBackend(registry=node.registry, supervisor=modules, lm=lm),
+        "native": NativeBackend(
+            registry=node.registry,
+            supervisor=actors,
+            lm=lm,
+            modules={
+                **NATIVE_MODULES,
+                **{name: partial(_make_module, make) for name, make in modules.items()},
+            },
+        ),
         "python": HostedBackend(
             registry=node.registry, start_bridge=start_bridge, lm=lm
         ),

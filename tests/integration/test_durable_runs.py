@@ -8,13 +8,21 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
 
+from dspex.modules import Module, Predict
 from dspex.providers import Request
-from dspex.runtime.engine import Program, RunFailedError, Step
+from dspex.runtime.engine import (
+    NondeterminismError,
+    Program,
+    ProgramOptions,
+    RunFailedError,
+    Step,
+    StepFailedError,
+)
 from dspex.runtime.engine.runs import DurableRuns
 from dspex.runtime.journal import (
     WRITER,
@@ -258,3 +266,60 @@ async def test_the_actors_of_runs_are_restarted_under_the_root(store: Path) -> N
         assert isinstance(after.port.actor, DurableRuns)
         assert (await rt.run(CHAIN, ticket="x")).status == "succeeded"
     assert os.path.getsize(store) > 0
+
+
+class Twice(Module):
+    """A program as code: the second question depends on the first answer."""
+
+    first = "ticket -> summary"
+
+    def __init__(self) -> None:
+        self.summarize = Predict(self.first)
+        self.reply = Predict("summary -> reply")
+
+    async def forward(self, ticket: str) -> dict[str, Any]:
+        summary = (await self.summarize(ticket=ticket)).summary
+        return {"reply": (await self.reply(summary=summary)).reply}
+
+
+class Changed(Twice):
+    first = "ticket -> summary, mood"
+
+
+def code_program(on_change: Literal["live", "fail"]) -> Program:
+    return Program(
+        name="code",
+        steps={"main": Step(module="Twice", signature="ticket -> reply")},
+        options=ProgramOptions(on_change=on_change),
+    )
+
+
+async def interrupt(store: Path, program: Program) -> str:
+    """Leave a run of a program as code after its first call."""
+    slow = answers(delay=0.3)
+    async with open_runtime(slow, store=store, modules={"Twice": Twice}) as rt:
+        run = await rt.submit(program, {"ticket": "help"})
+        assert await eventually(lambda: len(slow.requests) == 2, seconds=10)
+    return run
+
+
+async def test_a_program_as_code_goes_on_where_it_was(store: Path) -> None:
+    run = await interrupt(store, code_program("fail"))
+    lm = answers()
+    async with open_runtime(lm, store=store, modules={"Twice": Twice}) as rt:
+        ended = await rt.result(run, timeout=10)
+    assert set(ended.outputs) == {"reply"}
+    assert len(lm.requests) == 1
+    assert (ended.steps[0].live, ended.steps[0].journaled) == (1, 1)
+
+
+async def test_code_that_changed_says_so_or_goes_on_live(store: Path) -> None:
+    strict = await interrupt(store, code_program("fail"))
+    live = await interrupt(store, code_program("live"))
+    async with open_runtime(answers(), store=store, modules={"Twice": Changed}) as rt:
+        failed = await rt.result(strict, timeout=10)
+        ended = await rt.result(live, timeout=10)
+    assert isinstance(failed.error, StepFailedError)
+    assert isinstance(failed.error.__cause__, NondeterminismError)
+    assert ended.status == "succeeded"
+    assert (ended.steps[0].live, ended.steps[0].journaled) == (2, 0)
