@@ -85,7 +85,7 @@ class ModuleActor(Actor):
         self._failed = 0
         self._usage = Usage()
         self._history: deque[Execution] = deque(maxlen=HISTORY)
-        self._ended = trio.Condition()
+        self._drains: list[trio.Event] = []
 
     async def init(self) -> None:
         """Set the parameters again that the last incarnation had."""
@@ -138,9 +138,8 @@ class ModuleActor(Actor):
                     await self._run(answer, run)
         finally:
             self._pending -= 1
-            with trio.CancelScope(shield=True):
-                async with self._ended:
-                    self._ended.notify_all()
+            for drain in self._drains:
+                drain.set()
 
     async def _run(self, answer: Deferred[Prediction], run: "_Forward") -> None:
         started = trio.current_time()
@@ -258,11 +257,13 @@ class ModuleActor(Actor):
         return answer
 
     async def _drain(self, answer: Deferred[int], running: int, ended: int) -> None:
-        async with self._ended:
-            # Those that came later may end first, so this waits for a few too many
-            # rather than for one too few.
-            while self._pending and self._succeeded + self._failed < ended + running:
-                await self._ended.wait()
+        # Those that came later may end first, so this waits for a few too many rather
+        # than for one too few.
+        while self._pending and self._succeeded + self._failed < ended + running:
+            drain = trio.Event()
+            self._drains.append(drain)
+            await drain.wait()
+            self._drains.remove(drain)
         answer.reply(running)
 
     def _take(

@@ -9,7 +9,7 @@ call's memory. When a check fails, the forward runs again from its start, and wh
 in the memory is not done again: see `checks.py`.
 """
 
-import uuid
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -101,7 +101,7 @@ class Call:
 
     lm: LM | None = None
     effects: Effects | None = None
-    trace_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    trace_id: str = field(default_factory=lambda: os.urandom(16).hex())
     parent: "Call | None" = None
     memory: Memory = field(default_factory=Memory)
     usage: Usage = field(default_factory=Usage)

@@ -1,6 +1,6 @@
 """Modules: what a user composes programs from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, cast
 
 import trio
@@ -57,13 +57,15 @@ class Module:
                 found = Prediction(**found)
             if not isinstance(found, Prediction):
                 raise ForwardResultError(type(self).__name__, found)
+            suggestions = found.suggestions
             if call.parent is None:
                 keep_trace(call)
-                found = found.replace(suggestions=tuple(call.memory.suggestions))
+                suggestions = tuple(call.memory.suggestions)
             return found.replace(
                 usage=call.usage,
                 seconds=trio.current_time() - started,
                 trace_id=call.trace_id,
+                suggestions=suggestions,
             )
 
     async def _run_passes(self, call: Call, inputs: Inputs) -> object:
@@ -77,6 +79,34 @@ class Module:
                 if not wants_another_pass(error):
                     raise
             call.memory.start_pass()
+
+    async def batch(
+        self,
+        inputs: Iterable[Inputs],
+        *,
+        lm: LM | None = None,
+        max_concurrency: int = 10,
+    ) -> list[Prediction | Exception]:
+        """Run many inputs side by side; give predictions and errors in their order.
+
+        An error is that of its item only; the others still run.
+        """
+        items = list(inputs)
+        results: list[Prediction | Exception | None] = [None] * len(items)
+        slots = trio.CapacityLimiter(max_concurrency)
+
+        async def run(index: int) -> None:
+            async with slots:
+                try:
+                    results[index] = await self.run(items[index], lm=lm)
+                # The edge of an item: its error is a result, like a prediction.
+                except Exception as error:  # noqa: BLE001
+                    results[index] = error
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(items)):
+                nursery.start_soon(run, index)
+        return [result for result in results if result is not None]
 
     def named_predictors(self) -> list[tuple[str, "Predictor"]]:
         """List the predictors by name: `first`, `second.predict`, `steps[0].predict`.

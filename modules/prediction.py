@@ -1,7 +1,7 @@
 """Predictions: the typed outputs of a module, and what they took."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import pydantic
 
@@ -12,6 +12,19 @@ from dspex.providers.messages import Usage
 
 # Any: outputs have the types that the signature gives them.
 Outputs: TypeAlias = Mapping[str, Any]
+
+
+_NO_USAGE: Final = Usage()
+_NOTHING: Final[Mapping[str, object]] = {
+    "usage": _NO_USAGE,
+    "seconds": 0.0,
+    "trace_id": None,
+    "model": None,
+    "attempts": (),
+    "notes": (),
+    "suggestions": (),
+    "facts": {},
+}
 
 
 class Prediction:
@@ -54,7 +67,7 @@ class Prediction:
     suggestions: tuple[str, ...]
 
     def __init__(self, /, **outputs: Any) -> None:  # Any: as above
-        self._set(_outputs=outputs, completions=(outputs,))
+        _fill(self, {**_NOTHING, "_outputs": outputs, "completions": (outputs,)})
 
     @classmethod
     def of(
@@ -72,39 +85,27 @@ class Prediction:
     ) -> Self:
         """Build a prediction from its completions, the first of which it stands for."""
         made = cls.__new__(cls)
-        made._set(
-            _outputs=dict(completions[0]),
-            completions=tuple(completions),
-            usage=usage or Usage(),
-            seconds=seconds,
-            trace_id=trace_id,
-            model=model,
-            attempts=tuple(attempts),
-            notes=tuple(notes),
-            suggestions=tuple(suggestions),
-            facts=facts or {},
-        )
-        return made
-
-    def _set(self, **facts: object) -> None:
-        defaults: dict[str, object] = {
-            "usage": Usage(),
-            "seconds": 0.0,
-            "trace_id": None,
-            "model": None,
-            "attempts": (),
-            "notes": (),
-            "suggestions": (),
-            "facts": {},
+        facts_known: dict[str, object] = {
+            "_outputs": dict(completions[0]),
+            "completions": tuple(completions),
+            "usage": usage or _NO_USAGE,
+            "seconds": seconds,
+            "trace_id": trace_id,
+            "model": model,
+            "attempts": tuple(attempts),
+            "notes": tuple(notes),
+            "suggestions": tuple(suggestions),
+            "facts": facts or {},
         }
-        for name, value in (defaults | facts).items():
-            object.__setattr__(self, name, value)
+        _fill(made, facts_known)
+        return made
 
     def replace(self, **facts: object) -> Self:
         """Give the same outputs with other facts: `usage`, `seconds`, `trace_id`..."""
         made = type(self).__new__(type(self))
-        mine = {name: getattr(self, name) for name in Prediction.__slots__}
-        made._set(**(mine | facts))
+        for name in Prediction.__slots__:
+            value = facts[name] if name in facts else getattr(self, name)
+            object.__setattr__(made, name, value)
         return made
 
     @property
@@ -228,8 +229,13 @@ class Prediction:
 
 def _rebuild(cls: type[Prediction], state: dict[str, object]) -> Prediction:
     made = cls.__new__(cls)
-    made._set(**state)  # pyright: ignore[reportPrivateUsage]: its own class
+    _fill(made, state)
     return made
+
+
+def _fill(made: Prediction, state: Mapping[str, object]) -> None:
+    for name, value in state.items():
+        object.__setattr__(made, name, value)
 
 
 def _typed(outputs: Outputs, signature: SignatureLike | None) -> Outputs:

@@ -178,7 +178,7 @@ class Signature:
     @_ValueOnBoth
     def signature(self) -> str:
         """Give the field names: `question, context -> answer`."""
-        return f"{', '.join(self._inputs)} -> {', '.join(self._outputs)}".strip()
+        return self._text
 
     def __repr__(self) -> str:
         inputs = ", ".join(map(_declare, self._inputs.values()))
@@ -194,7 +194,15 @@ class Signature:
         return mine == theirs and self.instructions == other.instructions
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((tuple(self._fields), self.instructions))
+
+    @cached_property
+    def _text(self) -> str:
+        return f"{', '.join(self._inputs)} -> {', '.join(self._outputs)}".strip()
 
     # --- edits: each gives a new signature
 
