@@ -168,6 +168,8 @@ class _Parser:
             return self._expression(node)
         if not isinstance(node.value, str):
             self._fail(node, f"{ast.unparse(node)} is a value, no type", _LITERAL)
+        if node.value.isidentifier():
+            return self._quoted_name(node.value)
         try:
             inside = ast.parse(node.value, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -176,6 +178,14 @@ class _Parser:
             if isinstance(each, ast.expr):
                 each.lineno, each.col_offset = node.lineno, node.col_offset
         return self._type_argument(inside)
+
+    def _quoted_name(self, name: str) -> FieldType:
+        try:
+            return find_type(name, self.custom_types)
+        except UnknownTypeNameError:
+            # As in dspy, where it fails when the field is used. A mere name is
+            # looked up, not run.
+            return typing.ForwardRef(name)
 
     def _expression(self, node: ast.expr) -> FieldType:  # noqa: RET503
         if isinstance(node, ast.Constant):
@@ -265,8 +275,8 @@ def is_type(value: FieldType) -> bool:
 
 
 def _has_validator(value: FieldType) -> bool:
-    if _has_forward_reference(value):
-        return False  # making its validator would evaluate text as code
+    if _has_code(value):
+        return False  # making its validator would run it
     try:
         pydantic.TypeAdapter(value)
     except (
@@ -281,9 +291,10 @@ def _has_validator(value: FieldType) -> bool:
     return True
 
 
-def _has_forward_reference(value: FieldType) -> bool:
+def _has_code(value: FieldType) -> bool:
+    """Whether a forward reference in it is more than a name."""
     if isinstance(value, typing.ForwardRef):
-        return True
+        return not value.__forward_arg__.isidentifier()
     origin: object = get_origin(value)
     if origin is Literal:
         return False
@@ -291,7 +302,8 @@ def _has_forward_reference(value: FieldType) -> bool:
     if origin is typing.Annotated:
         arguments = arguments[:1]
     return any(
-        isinstance(argument, str) or _has_forward_reference(argument)
+        (isinstance(argument, str) and not argument.isidentifier())
+        or _has_code(argument)
         for argument in arguments
     )
 
