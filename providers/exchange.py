@@ -25,6 +25,13 @@ class Reply:
         self.raw_headers = raw_headers
         self.body = body
 
+    def header(self, name: bytes) -> str | None:
+        """Give one header by its lower-case name."""
+        for known, value in self.raw_headers:
+            if known.lower() == name:
+                return value.decode("latin-1")
+        return None
+
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers; of a repeated one, the last."""

@@ -256,11 +256,11 @@ class HTTPModel:
         raise self._broken(problem)
 
     def _decode(self, request: Request, reply: Reply) -> Decoded:
-        status, content, headers = reply.status, reply.body, reply.headers
+        status, content = reply.status, reply.body
         problem = ""
         try:
             content = decompressed(
-                content, headers.get("content-encoding"), limit=MAX_BODY_BYTES
+                content, reply.header(b"content-encoding"), limit=MAX_BODY_BYTES
             )
             if 200 <= status < 300:
                 return self._dialect.decode(content, request)
@@ -269,6 +269,7 @@ class HTTPModel:
         # A server may echo the key; from here on nothing shows it, not even the
         # local variables of this frame.
         content = redact_bytes(content, self._key)
+        headers = reply.headers
         del reply
         if problem:
             problem = f"{problem}; the body starts {excerpt(content)!r}"

@@ -7,7 +7,7 @@ is never recorded.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Final
 from urllib.parse import urlsplit
@@ -45,18 +45,30 @@ ERROR_TYPE: Final = "error.type"
 # Not of the conventions.
 COST_USD: Final = "dspex.usage.cost_usd"
 
+_NO_SPAN: Final = nullcontext(None)
+
 _tracer = trace.get_tracer("dspex.providers")
 
 
-@contextmanager
 def model_span(
     provider: str, model: str, url: str, request: Request, history: Sequence[Attempt]
-) -> Generator["ModelSpan | None"]:
+) -> AbstractContextManager["ModelSpan | None"]:
     """Make the block, which is one model call, a span; None when nobody records."""
     span = _tracer.start_span(f"chat {model}", kind=SpanKind.CLIENT)
     if not span.is_recording():
-        yield None
-        return
+        return _NO_SPAN
+    return _recorded(span, provider, model, url, request, history)
+
+
+@contextmanager
+def _recorded(
+    span: Span,
+    provider: str,
+    model: str,
+    url: str,
+    request: Request,
+    history: Sequence[Attempt],
+) -> Generator["ModelSpan"]:
     with trace.use_span(
         span, end_on_exit=True, record_exception=False, set_status_on_exception=False
     ):
