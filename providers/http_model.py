@@ -79,6 +79,7 @@ class HTTPModel:
         limiter: Limiter | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
+        trust_env: bool = True,
     ) -> None:
         self._limiter = limiter
         self._dialect = dialect
@@ -96,7 +97,7 @@ class HTTPModel:
         if client is not None:
             self._sender = HTTPXSender(client)
         elif transport is None or isinstance(transport, Transport):
-            self._sender = transport or Transport()
+            self._sender = transport or Transport(trust_env=trust_env)
         else:
             self._sender = HTTPXSender(httpx.AsyncClient(transport=transport))
 

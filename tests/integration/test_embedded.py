@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import json
 import os
@@ -50,12 +51,17 @@ TICKET = Request(
 )
 
 
-def is_running(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """Give the state of a process: "T" stopped, "Z" dead and not yet reaped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+        return "Z"
+    return stat.rpartition(")")[2].split()[0]
+
+
+def is_running(pid: int) -> bool:
+    return state_of(pid) != "Z"
 
 
 @pytest.fixture
@@ -121,7 +127,10 @@ async def test_it_speaks_both_apis(
             await lm.complete(request)
 
 
-async def test_it_streams(node: Node) -> None:
+async def test_it_streams_and_no_proxy_is_in_the_way(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     await start(node)
     async with Embedded(node.registry) as lm, lm.stream(TICKET) as stream:
         deltas = [delta async for delta in stream]
@@ -150,6 +159,35 @@ async def test_callers_do_not_notice_that_it_was_killed(node: Node) -> None:
     assert isinstance(reason, ModelServerError)
     assert reason.returncode == -signal.SIGKILL
     assert not is_running(first)
+
+
+async def test_a_hung_process_is_replaced(node: Node) -> None:
+    spec = ChildSpec(
+        "embedded",
+        functools.partial(EmbeddedServer, health_interval=0.2, health_timeout=0.3),
+        name="embedded",
+        shutdown=5.0,
+    )
+    await node.start(Supervisor([spec]), name="root")
+    server: ActorRef[EmbeddedServer] = await node.registry.wait_for("embedded")
+    hung = await server.call(EmbeddedServer.pid)
+    short = Request((Message.user("Hi"),), max_tokens=5)
+    async with Embedded(node.registry) as lm:
+        await trio.sleep(1.0)  # well for some checks
+        assert (await lm.complete(short)).usage.output_tokens == 5
+        assert server.is_alive
+        os.kill(hung, signal.SIGSTOP)
+        while state_of(hung) != "T":
+            await trio.sleep(0.01)
+        # Woken up to be stopped, it may still answer.
+        assert (await lm.complete(short, timeout=30)).usage.output_tokens == 5
+        with trio.fail_after(10):
+            while server.is_alive:
+                await trio.sleep(0.01)
+        assert (await lm.complete(short, timeout=30)).usage.output_tokens == 5
+    assert isinstance(server.exit_reason, ModelServerError)
+    assert "did not answer" in str(server.exit_reason)
+    assert not is_running(hung)
 
 
 async def test_no_process_is_left_however_the_actor_ends(node: Node) -> None:
