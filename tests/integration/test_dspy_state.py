@@ -83,9 +83,7 @@ def test_what_dspy_saved_loads_and_goes_back(tmp_path: Path) -> None:
     program = Program()
     load_program(program, theirs)
     assert program.first.signature.instructions == "Search well."
-    assert program.first.demos == (
-        {"question": "q", "query": "s", "augmented": True},
-    )
+    assert program.first.demos == ({"question": "q", "query": "s", "augmented": True},)
     assert program.steps[0].predict.demos[0]["answer"] == 3
     saved = json.loads(theirs.read_text())
     del saved["metadata"]

@@ -186,9 +186,7 @@ async def test_d1_reasoning_and_answer_in_one_request(server: FakeProvider) -> N
     assert list(schema["properties"]) == ["reasoning", "answer"]
 
 
-@pytest.mark.parametrize(
-    ("expression", "value"), [("25*4", 100), ("sqrt(144)", 12)]
-)
+@pytest.mark.parametrize(("expression", "value"), [("25*4", 100), ("sqrt(144)", 12)])
 async def test_d2_agent_solves_by_the_calculator(
     server: FakeProvider, expression: str, value: int
 ) -> None:
