@@ -240,8 +240,19 @@ def _kill_group(pid: int) -> None:
 
 
 def _children() -> "list[int]":
-    with open("/proc/thread-self/children") as children:
-        return [int(pid) for pid in children.read().split()]
+    try:
+        with open("/proc/thread-self/children") as children:
+            return [int(pid) for pid in children.read().split()]
+    except FileNotFoundError:  # a kernel built without that list
+        return [int(pid) for pid in os.listdir("/proc") if _parent(pid) == os.getpid()]
+
+
+def _parent(name: str) -> "int | None":
+    try:
+        with open(f"/proc/{name}/stat") as stat:
+            return int(stat.read().rpartition(")")[2].split()[1])
+    except OSError:  # no process, or gone
+        return None
 
 
 def _session(pid: int) -> int:

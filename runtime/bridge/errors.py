@@ -9,6 +9,7 @@ BridgeError
 ├── PoolFullError              the queue of the pool is full
 ├── QueueTimeoutError          no process was free in time
 ├── SessionWorkerUnavailableError  the process of a session is gone
+├── TooManySessionsError       the pool keeps no more sessions
 ├── ProtocolError              the child sent what the protocol does not know
 │   └── FrameTooLargeError     a message over the limit; it was not sent
 ├── UnsupportedValueError      a value that does not travel; it was not sent
@@ -124,6 +125,18 @@ class SessionWorkerUnavailableError(BridgeError):
     def __init__(self, session: str) -> None:
         super().__init__(f"the dspy process of session {session!r} is gone")
         self.session = session
+
+
+class TooManySessionsError(BridgeError):
+    """The pool has `limit` sessions already; nothing was started."""
+
+    def __init__(self, session: str, limit: int) -> None:
+        super().__init__(
+            f"session {session!r} would be one more than {limit}: end others with "
+            "end_session, or raise session_limit"
+        )
+        self.session = session
+        self.limit = limit
 
 
 class ProtocolError(BridgeError):

@@ -246,10 +246,13 @@ class ForkServer(Actor):
             self._greeted.set()
         elif isinstance(message, Forked):
             name, stderr, answer = self._forking.pop(message.id)
+            if not answer.is_wanted:
+                # Its caller has closed the channel: the process sees that and ends.
+                os.close(stderr)
+                os.close(fds[0])
+                return
             process = ForkedProcess(name, message.pid, fds[0], stderr)
             self._processes[message.pid] = process
-            # A caller that no longer waits has closed the channel: the process sees
-            # that and ends.
             answer.reply(process)
         elif isinstance(message, ForkFailed):
             _, stderr, answer = self._forking.pop(message.id)

@@ -7,7 +7,7 @@
 
 The pool is a supervisor of its own kind: it traps exits, replaces what dies, and lets
 itself crash when processes cannot be started at all. What it decides about its size is
-in `pool_plan`, its queue in `pool_queue`.
+in `pool_worker`, its queue in `pool_queue`.
 """
 
 import itertools
@@ -130,6 +130,7 @@ class DspyPool(Actor):
             RunTimeoutError: it took too long; its process was killed.
             CalleeExitedError: its process died; `reason` is a `WorkerDiedError`.
             SessionWorkerUnavailableError: the process of its session is gone.
+            TooManySessionsError: the pool keeps no more sessions.
             RemoteError, UnsupportedValueError, FrameTooLargeError: as `DspyBridge`.
         """
 

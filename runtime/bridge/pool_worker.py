@@ -9,7 +9,10 @@ from typing import Any
 import trio
 
 from dspex.runtime.bridge.bridge import DspyBridge
-from dspex.runtime.bridge.errors import SessionWorkerUnavailableError
+from dspex.runtime.bridge.errors import (
+    SessionWorkerUnavailableError,
+    TooManySessionsError,
+)
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
 from dspex.runtime.reasons import KILL, SHUTDOWN
 from dspex.runtime.ref import ActorRef
@@ -94,8 +97,13 @@ class Workers:
 
         Raises:
             SessionWorkerUnavailableError: it is gone. Told once; then it is new.
+            TooManySessionsError: it is new and there is no room.
         """
-        if session is None or session not in self._sessions:
+        if session is None:
+            return
+        if session not in self._sessions:
+            if len(self._sessions) >= self._settings.session_limit:
+                raise TooManySessionsError(session, self._settings.session_limit)
             return
         worker = self._sessions[session]
         if worker is None or worker.is_retired:
@@ -125,8 +133,6 @@ class Workers:
         """Count a run in, and tie its session to the process."""
         worker.busy += 1
         if session is not None:
-            if len(self._sessions) >= self._settings.session_limit:
-                self._sessions.pop(next(iter(self._sessions)))
             self._sessions[session] = worker
 
     def end_session(self, session: str) -> None:

@@ -20,6 +20,7 @@ from dspex.runtime.bridge import (
     QueueTimeoutError,
     RunTimeoutError,
     SessionWorkerUnavailableError,
+    TooManySessionsError,
     WorkerDiedError,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
@@ -112,6 +113,20 @@ async def test_c7_a_session_whose_process_died_is_told_so_once(node: Node) -> No
     second = await call("recall", key="k")
     assert second["value"] is None
     assert second["pid"] != first["pid"]
+
+
+async def test_sessions_are_bounded_and_can_be_ended(node: Node) -> None:
+    pool = await start(node, session_limit=1)
+
+    async def call(session: str) -> None:
+        call = DspyCall(module="hosted_faults:pid", inputs={}, session=session)
+        await pool.call(DspyPool.run, call, no_model, timeout=30)
+
+    await call("one")
+    with pytest.raises(TooManySessionsError, match="session 'two' would be one more"):
+        await call("two")
+    await pool.call(DspyPool.end_session, "one")
+    await call("two")
 
 
 async def test_a_full_queue_refuses_at_once(node: Node) -> None:

@@ -1,0 +1,75 @@
+"""The arithmetic of a pool's size, without processes."""
+
+from typing import Any, cast
+
+import pytest
+import trio
+
+from dspex.runtime.bridge import PoolSettings
+from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
+
+
+class Bridge:
+    is_ending = False
+
+
+def worker(busy: int = 0, idle_since: float = 0.0) -> PoolWorker:
+    anything = cast("Any", object())  # Any: the arithmetic asks neither
+    return PoolWorker(
+        anything, cast("Any", Bridge()), 1, busy, idle_since=idle_since, born=0.0
+    )
+
+
+def workers(*members: PoolWorker, **settings: Any) -> Workers:
+    all_of_them = Workers(PoolSettings(**settings))
+    for member in members:
+        all_of_them.add(member)
+    return all_of_them
+
+
+@pytest.mark.parametrize(
+    ("settings", "busy", "queued", "wanted"),
+    [
+        ({}, 0, 0, 2),
+        ({"spares": 0}, 0, 0, 1),
+        ({"spares": 0, "min_size": 0}, 0, 0, 0),
+        ({"spares": 0, "min_size": 0}, 0, 1, 1),
+        ({"spares": 2, "max_size": 4}, 3, 0, 5),
+        ({"spares": 1, "max_size": 4}, 4, 100, 5),
+        ({"spares": 0, "max_size": 4, "concurrency": 8}, 1, 9, 3),
+    ],
+)
+async def test_as_many_as_are_needed_and_the_spares(
+    settings: dict[str, Any], busy: int, queued: int, wanted: int
+) -> None:
+    await trio.lowlevel.checkpoint()
+    pool = workers(*(worker(busy=1) for _ in range(busy)), **settings)
+    assert pool.wanted(queued=queued) == wanted
+
+
+async def test_those_on_the_way_are_not_started_again() -> None:
+    await trio.lowlevel.checkpoint()
+    pool = workers(max_size=4, spares=0)
+    pool.starting = 2
+    assert pool.missing(queued=3) == 1
+
+
+async def test_a_run_goes_to_the_idle_process_that_was_used_last() -> None:
+    await trio.lowlevel.checkpoint()
+    old, fresh, busy = worker(idle_since=1), worker(idle_since=2), worker(busy=1)
+    assert workers(old, fresh, busy, concurrency=2).pick(None) is fresh
+
+
+async def test_spares_take_no_run_over_the_largest_size() -> None:
+    await trio.lowlevel.checkpoint()
+    busy, spare = worker(busy=1), worker()
+    assert workers(busy, spare, max_size=1).pick(None) is None
+    assert workers(busy, spare, max_size=1, concurrency=2).pick(None) is busy
+
+
+async def test_the_longest_idle_end_first_and_the_wanted_stay() -> None:
+    await trio.lowlevel.checkpoint()
+    first, second, third = (worker(idle_since=t) for t in (1.0, 2.0, 3.0))
+    pool = workers(second, third, first, idle_timeout=10, spares=0)
+    assert pool.surplus(queued=0, now=11.5) == [first]
+    assert pool.surplus(queued=0, now=100) == [first, second]
