@@ -25,6 +25,7 @@ class Mailbox:
     # An actor that waits gets its next envelope handed over; the queues exist only
     # once there was more than one at a time, for most actors never.
     __slots__ = (
+        "_is_in_callback",
         "_senders",
         "_system_reader",
         "capacity",
@@ -42,6 +43,7 @@ class Mailbox:
         self.queue: deque[Envelope] | None = None
         self._senders: deque[tuple[Envelope, trio.lowlevel.Task | None]] | None = None
         self.handed: Envelope | None = None
+        self._is_in_callback = False
         self.reader: trio.lowlevel.Task | None = None
         self._system_reader: trio.lowlevel.Task | None = None
 
@@ -136,14 +138,23 @@ class Mailbox:
         return envelope
 
     async def wait(self) -> Envelope:
-        """Sleep until an envelope comes."""
-        self.expect(trio.lowlevel.current_task())
-        await trio.lowlevel.wait_task_rescheduled(self.stop_waiting)
+        """Sleep until an envelope comes, inside a callback of the actor."""
+        self.reader = trio.lowlevel.current_task()
+        self._is_in_callback = True
+        try:
+            await trio.lowlevel.wait_task_rescheduled(self.stop_waiting)
+        finally:
+            self._is_in_callback = False
         return self.take_handed()
 
-    def expect(self, reader: trio.lowlevel.Task) -> None:
-        """Wake this task with the next envelope; it must go to sleep at once."""
-        self.reader = reader
+    def wake_idle(self) -> bool:
+        """Wake the actor with nothing if it waits between two messages, to die."""
+        reader = self.reader
+        if reader is None or self._is_in_callback:
+            return False
+        self.reader = None
+        reschedule(reader)
+        return True
 
     def take_handed(self) -> Envelope:
         """Take what was handed over to the actor that waited."""
