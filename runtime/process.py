@@ -737,10 +737,11 @@ class Process:
 
     async def _gone_within(self, seconds: float) -> ExitReason:
         if self.is_alive and seconds > 0:
-            with trio.move_on_after(seconds):
-                return await self.wait_dead()
-        self.kill()
-        return await self.wait_dead()
+            await self._wait_dead(seconds)
+        if self.is_alive:
+            self.kill()
+            await self._wait_dead(math.inf)
+        return self.exit_reason
 
     async def end_children(
         self,
