@@ -6,6 +6,7 @@ from dspex.modules.adapters.json import JSONAdapter
 from dspex.modules.adapters.protocol import Adapter, Reading
 from dspex.modules.adapters.tools import ToolsAdapter
 from dspex.modules.adapters.xml import XMLAdapter
+from dspex.modules.best_of_n import BestOfN, Refine
 from dspex.modules.call import TraceStep, record_trace
 from dspex.modules.chain_of_thought import ChainOfThought, SignatureEnhancer
 from dspex.modules.checks import ensure, suggest
@@ -49,6 +50,7 @@ from dspex.modules.saved_state import (
 )
 from dspex.modules.signature import Signature, to_signature
 from dspex.modules.steps import StepValidator, split_steps
+from dspex.modules.streaming import FieldDelta
 from dspex.modules.tools.calculator import CalculationError, calculator
 from dspex.modules.tools.calls import ToolCalls
 from dspex.modules.tools.errors import ToolCallError, ToolError
@@ -62,6 +64,7 @@ __all__ = [
     "AgentFailedError",
     "AssertionFailedError",
     "Attempt",
+    "BestOfN",
     "Budget",
     "CalculationError",
     "ChainOfThought",
@@ -70,6 +73,7 @@ __all__ = [
     "Execution",
     "FailedAttempt",
     "Field",
+    "FieldDelta",
     "ForwardError",
     "ForwardQueueFullError",
     "ForwardResultError",
@@ -96,6 +100,7 @@ __all__ = [
     "Predictor",
     "ReAct",
     "Reading",
+    "Refine",
     "RegisteredTool",
     "Signature",
     "SignatureEnhancer",

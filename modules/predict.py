@@ -1,10 +1,11 @@
 """Predict: one model call, from typed inputs to typed outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
+import trio
 
 from dspex.modules.adapters.choice import choose_adapter
 from dspex.modules.adapters.protocol import Adapter, Demo
@@ -21,10 +22,13 @@ from dspex.modules.exchange import Exchange
 from dspex.modules.fields import FieldType
 from dspex.modules.module import Predictor
 from dspex.modules.prediction import Prediction
+from dspex.modules.replayed import Replayed, can_stream
 from dspex.modules.signature import Inputs, SignatureLike, to_signature
+from dspex.modules.streaming import FieldDelta, choose_splitter
 from dspex.providers.errors import InvalidRequestError
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Usage
+from dspex.providers.streams import StreamingLM, TextDelta
 
 log = structlog.get_logger(__name__)
 
@@ -110,20 +114,72 @@ class Predict(Predictor):
                 return await self._predict(call, inputs)
         return await self._predict(call, inputs)
 
+    async def stream(
+        self,
+        *,
+        lm: LM | None = None,
+        **inputs: Any,  # Any: as declared
+    ) -> AsyncGenerator[FieldDelta | Prediction]:
+        """Ask the model and give its answer as it comes: deltas, then the prediction.
+
+        The deltas are of the first answer; one that cannot be read is repaired without
+        further deltas. A model or adapter that cannot stream gives the prediction only.
+        Close the generator where the loop may be left early: that ends the call.
+
+        Raises what `forward` raises.
+        """
+        model = self.lm or lm
+        adapter = None if model is None else self._adapter_for(model)
+        splitter = None if adapter is None else choose_splitter(adapter, self.signature)
+        if (
+            model is None
+            or adapter is None
+            or splitter is None
+            or not can_stream(model)
+        ):
+            yield await self.run(inputs, lm=lm)
+            return
+        request = self._request(model, adapter, self._check_inputs(inputs))
+        started = trio.current_time()
+        async with cast(StreamingLM, model).stream(replace(request, n=1)) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, TextDelta):
+                    for found in splitter.feed(delta.text):
+                        yield found
+            response = deltas.response
+        for found in splitter.finish():
+            yield found
+        replay = Replayed(model, response)
+        prediction = await self._with_lm(replay).run(inputs, lm=replay)
+        yield prediction.replace(seconds=trio.current_time() - started)
+
+    def _with_lm(self, lm: LM) -> "Predict":
+        copied = self.copy()
+        copied.lm = lm
+        copied.settings = {n: v for n, v in self.settings.items() if n != "n"}
+        return copied
+
+    def _adapter_for(self, lm: LM) -> Adapter:
+        return choose_adapter(self.adapter, lm.capabilities, self.signature)
+
+    def _request(self, lm: LM, adapter: Adapter, inputs: Inputs) -> Request:
+        request = adapter.format(
+            self.signature,
+            demos=self.demos,
+            inputs=inputs,
+            capabilities=lm.capabilities,
+        )
+        if not self.settings:
+            return request
+        return replace(request, **request_settings(self.settings))
+
     async def _predict(self, call: Call, inputs: Inputs) -> Prediction:
         checked = self._check_inputs(inputs)
         lm = self.lm or call.lm
         if lm is None:
             raise LMNotConfiguredError(repr(self))
-        adapter = choose_adapter(self.adapter, lm.capabilities, self.signature)
-        request = adapter.format(
-            self.signature,
-            demos=self.demos,
-            inputs=checked,
-            capabilities=lm.capabilities,
-        )
-        if self.settings:
-            request = replace(request, **request_settings(self.settings))
+        adapter = self._adapter_for(lm)
+        request = self._request(lm, adapter, checked)
         memory = call.memory
         key = memory.key(f"{lm.name} {request.fingerprint()}")
         feedback = memory.feedback.get(key, [])
