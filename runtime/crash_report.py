@@ -7,15 +7,14 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar, cast
 
-import structlog
-
 from dspex.runtime.actor import Actor
 from dspex.runtime.envelope import Request
+from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import ExitReason, describe
 
 T = TypeVar("T")
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 REDACTED: Final = "[redacted]"
 _SECRET_NAME = re.compile(
@@ -66,14 +65,26 @@ def summarise_state(actor: Actor) -> dict[str, str]:
     }
 
 
+def _summarise_call(method: object, arguments: tuple[object, ...]) -> str:
+    name = getattr(method, "__name__", "?")
+    code = getattr(method, "__code__", None)
+    names: tuple[str, ...] = getattr(code, "co_varnames", ())[1:]
+    given = ", ".join(
+        f"{parameter}={REDACTED if is_secret_name(parameter) else summarise(value)}"
+        for parameter, value in itertools.zip_longest(
+            names[: len(arguments)], arguments, fillvalue="?"
+        )
+    )
+    return _cut(f"{name}({given})")
+
+
 def report_crash(
     actor: Actor, name: str, reason: ExitReason, handling: Request | None
 ) -> None:
     """Log an actor's crash: who, why, the last message, the state in short."""
     last: str | None = None
     if handling is not None:
-        method = getattr(handling.method, "__name__", "?")
-        last = f"{method}{summarise(handling.arguments)}"
+        last = _summarise_call(handling.method, handling.arguments)
     # As text: loggers that render exceptions themselves may show local variables.
     trace = _trace(reason) if isinstance(reason, BaseException) else None
     log.error(

@@ -66,7 +66,10 @@ class NoProcessError(CallError):
     """Nobody is there: the actor is dead or the name is not registered."""
 
     def __init__(self, callee: str) -> None:
-        super().__init__(callee, "failed: no such actor")
+        super().__init__(
+            callee,
+            "failed: no such actor; if it was restarted, look its name up again",
+        )
 
 
 class CallTimeoutError(CallError):

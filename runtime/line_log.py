@@ -3,14 +3,15 @@
 from collections import deque
 from typing import Final
 
-import structlog
 import trio
+
+from dspex.runtime.log import get_logger
 
 _TAIL_LINES: Final = 40
 _LINE_LIMIT_BYTES: Final = 8192
 _READ_BYTES: Final = 65536
 
-_log = structlog.get_logger("dspex")
+_log = get_logger()
 
 
 class LineLog:

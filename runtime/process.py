@@ -39,6 +39,7 @@ from dspex.runtime.envelope import (
     System,
 )
 from dspex.runtime.errors import CalleeExitedError, StartError, StartIgnoredError
+from dspex.runtime.log import get_logger
 from dspex.runtime.mailbox import Mailbox
 from dspex.runtime.messages import TIMEOUT, Down, Exit
 from dspex.runtime.owned_tasks import OwnedTasks
@@ -49,12 +50,15 @@ from dspex.runtime.reasons import (
     NORMAL,
     SHUTDOWN,
     ExitReason,
+    describe,
     is_orderly,
 )
 from dspex.runtime.ref import ActorRef, Turns
 from dspex.runtime.registry import Groups, NameHolder
 from dspex.runtime.telemetry import ActorExited, ActorStarted, Telemetry
 from dspex.runtime.timers import Timer, Timers
+
+log = get_logger()
 
 # How many messages an actor handles before it lets other tasks run: OTP's
 # reductions. An actor whose handlers never wait would stall the loop otherwise.
@@ -249,6 +253,7 @@ class Process:
         # One coroutine, not one a step: each costs an idle actor half a KiB.
         self.task = trio.lowlevel.current_task()
         reason: ExitReason = None
+        work: Any = None  # Any: the coroutine of a handler
         try:
             with self._scope:
                 reason = await self._begin()
@@ -285,7 +290,7 @@ class Process:
                         if envelope.settled:
                             continue  # its caller was cancelled or timed out
                         self._handling = envelope
-                        work: Any = envelope.method(self.actor, *envelope.arguments)
+                        work = envelope.method(self.actor, *envelope.arguments)
                         if work.__class__ is not CoroutineType:
                             work = as_coroutine(work)
                         run: Any = envelope.context.run
@@ -319,12 +324,16 @@ class Process:
                             reason = refusal
                         else:
                             self._handling.fail(refusal.error)
-                            self._handling = None
+                            self._handling = work = None
                             reason = self._stop_reason
                     except Leave as leave:
                         reason = leave.reason
                     except Exception as error:  # noqa: BLE001 - let it crash: the reason
-                        reason = error
+                        if self._handling is None or work.__class__ is CoroutineType:
+                            reason = error
+                        else:  # no such method, or not with these arguments
+                            self._refuse_mistake(self._handling, error)
+                            self._handling = work = None
                 if self.is_serving and self._signal_reason is None:
                     reason = await self._terminate(reason)
             if self._scope.cancelled_caught or self._signal_reason is not None:
@@ -440,6 +449,13 @@ class Process:
                 "a handler returned a Deferred of another request; "
                 "call self.deferred() in the handler that returns it"
             )
+
+    def _refuse_mistake(self, request: Request, error: Exception) -> None:
+        """Give the caller its mistake back; nothing of the actor has run."""
+        if request.is_call:
+            request.fail(error)
+        else:
+            log.error("cast_refused", actor=self.name, reason=describe(error))
 
     async def _terminate(self, reason: ExitReason) -> ExitReason:
         self._terminating = True

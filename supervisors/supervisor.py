@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-import structlog
 import trio
 
 from dspex.runtime.actor import Actor, Ignore, InitAnswer, Leave, Refuse
 from dspex.runtime.errors import AlreadyStartedError, StartError, StartIgnoredError
+from dspex.runtime.log import get_logger
 from dspex.runtime.messages import Exit
 from dspex.runtime.reasons import SHUTDOWN, ExitReason, describe
 from dspex.runtime.ref import ActorRef
@@ -40,7 +40,7 @@ from dspex.supervisors.errors import ChildNotFoundError, SupervisorError
 AnyRef = ActorRef[Any]  # Any: a supervisor holds actors of every class
 AnswerT = TypeVar("AnswerT")
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

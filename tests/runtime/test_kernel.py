@@ -1,5 +1,9 @@
 """The kernel's first promises: calls, crashes, links, names, orderly ends."""
 
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -248,3 +252,48 @@ async def test_errors_of_the_block_come_out_bare() -> None:
     with pytest.raises(LookupError):
         async with open_node():
             raise LookupError("mine")
+
+
+async def test_a_callers_mistake_is_the_callers_and_the_actor_goes_on() -> None:
+    async with open_node() as node:
+        counter = await node.start(Counter(5))
+        ref: Any = counter  # what the type checkers would not let pass
+        with pytest.raises(TypeError, match="takes 2 positional arguments but 3"):
+            await ref.call(Counter.add, 1, 2)
+        with pytest.raises(TypeError, match="missing 1 required"):
+            await ref.call(Counter.add)
+        with pytest.raises(TypeError, match="not callable"):
+            await ref.call("add")
+        await ref.cast(Counter.add)
+        assert await ref.call(Counter.add, 1) == 6
+        with pytest.raises(CalleeExitedError):  # a TypeError of its own is a crash
+            await ref.call(Counter.add, "one")
+
+
+def test_logs_of_an_unconfigured_host_go_to_stderr_and_hide_secrets() -> None:
+    script = """
+import trio
+from dspex import Actor, open_node
+
+class Vault(Actor):
+    async def open(self, api_key):
+        local_secret = api_key * 2
+        raise ValueError("no")
+
+async def main():
+    async with open_node() as node:
+        vault = await node.start(Vault())
+        try:
+            await vault.call(Vault.open, "hunter2")
+        except Exception as error:
+            print(type(error).__name__)
+
+trio.run(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "CalleeExitedError\n"
+    assert "actor_crashed" in done.stderr
+    assert "open(api_key=[redacted])" in done.stderr
+    assert "hunter2" not in done.stderr
