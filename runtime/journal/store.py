@@ -28,7 +28,7 @@ class Store:
 
     def __init__(self, store: str | Path) -> None:
         self.url = store_url(store)
-        self._writer = connect(self.url, writes=True, connections=1)
+        self.engine = connect(self.url, writes=True, connections=1)
         self._readers = connect(self.url, writes=False, connections=READERS)
 
     @property
@@ -42,7 +42,7 @@ class Store:
         Raises:
             StoreError: the database cannot be used; says why, and what to do.
         """
-        with faults(self.url), self._writer.begin() as connection:
+        with faults(self.url), self.engine.begin() as connection:
             migrate(
                 connection,
                 newer=lambda problem: StoreVersionError(self.name, problem),
@@ -56,7 +56,7 @@ class Store:
             StoreError: nothing was written.
         """
         try:
-            with faults(self.url), self._writer.begin() as connection:
+            with faults(self.url), self.engine.begin() as connection:
                 return apply_writes(connection, writes)
         except StoreError as error:
             bad_row = isinstance(
@@ -84,5 +84,5 @@ class Store:
 
     def close(self) -> None:
         """Close every connection."""
-        self._writer.dispose()
+        self.engine.dispose()
         self._readers.dispose()

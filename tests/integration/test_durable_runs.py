@@ -29,6 +29,7 @@ from dspex.runtime.journal import (
     RunCancelledError,
     RunNotFoundError,
 )
+from dspex.runtime.journal.store import Store
 from dspex.testing import ScriptedLM, open_fake_provider
 from dspex.worker.app import NoStoreError, open_runtime
 from dspex.worker.durable import RUNS
@@ -39,6 +40,7 @@ from tests.integration.dspex_command import (
     schema_answers,
     start,
 )
+from tests.journal.test_faults import empty, fill
 
 CHAIN = Program(
     name="chain",
@@ -323,3 +325,23 @@ async def test_code_that_changed_says_so_or_goes_on_live(store: Path) -> None:
     assert isinstance(failed.error.__cause__, NondeterminismError)
     assert ended.status == "succeeded"
     assert (ended.steps[0].live, ended.steps[0].journaled) == (2, 0)
+
+
+async def test_a_full_disk_interrupts_a_run_which_goes_on_when_there_is_room(
+    store: Path,
+) -> None:
+    lm = answers(delay=0.05)
+    async with open_runtime(lm, store=store, lease_seconds=0.4) as rt:
+        await rt.run(CHAIN, ticket="before")
+        run = await rt.submit(CHAIN, {"ticket": "x" * 20_000})
+        opened = rt.journal.store
+        assert isinstance(opened, Store)
+        await trio.to_thread.run_sync(fill, opened)
+        assert await eventually(lambda: len(lm.requests) >= 4, seconds=5)
+        await trio.sleep(0.3)
+        assert (await rt.journal.run(run)).state == "running"
+        await trio.to_thread.run_sync(empty, opened)
+        ended = await rt.result(run, timeout=10)
+    assert ended.status == "succeeded"
+    # What was answered while the disk was full was kept in memory and written later.
+    assert len({str(request.messages) for request in lm.requests}) == len(lm.requests)

@@ -1,0 +1,208 @@
+"""Workers are killed at random moments: is any run lost, any finished call repeated?
+
+`python -m benchmarks chaos [--kills 50] [--runs 200] [--workers 1] [--python]
+[--store URL] [--stop SECONDS]` serves a fake provider that counts the answers it gave
+in full, starts workers on one store, kills one of them at random moments and starts
+another. It prints one JSON line; status 1 unless every run succeeded and no call whose
+answer was in the journal at a kill was made again.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dspex.providers import ToolCall
+from dspex.runtime.journal.store import Store
+from dspex.testing import Action, Answer, ProviderRequest, open_fake_provider
+from dspex.testing.fake_actions import Exchange
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Provider:
+    """Answers by what is asked, and counts the answers that were sent in full."""
+
+    slowest: float
+    completed: Counter[str] = field(default_factory=Counter[str])
+
+    def choose(self, request: ProviderRequest) -> Action:
+        return Counted(self, _answer(request.json, self.slowest))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """An answer that is counted when it has been sent."""
+
+    provider: Provider
+    answer: Answer
+
+    async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
+        keep = await self.answer.run(request, exchange)
+        self.provider.completed[key_of(request.json["messages"])] += 1
+        return keep
+
+
+def _answer(body: dict[str, Any], slowest: float) -> Answer:  # Any: JSON
+    delay = random.uniform(0.01, slowest)
+    if body.get("tools"):
+        used = any(message["role"] == "tool" for message in body["messages"])
+        call = (
+            ToolCall("2", "finish", json.dumps({"advice": "be kind"}))
+            if used
+            else ToolCall("1", "look_up", json.dumps({"topic": "kindness"}))
+        )
+        return Answer("", tool_calls=(call,), delay=delay)
+    schema = body["response_format"]["json_schema"]["schema"]
+    return Answer(json.dumps(dict.fromkeys(schema["properties"], "text")), delay=delay)
+
+
+def key_of(messages: list[dict[str, Any]]) -> str:  # Any: JSON
+    """Give a request's key: the same from the wire and from the store."""
+    return json.dumps([(it["role"], it.get("content") or "") for it in messages])
+
+
+def journaled(store: Store) -> set[str]:
+    """Give the keys of the model calls whose answers are on disk."""
+    from sqlalchemy import text
+
+    query = text("SELECT request FROM effect WHERE kind = 'model'")
+    rows = store.read(lambda connection: list(connection.scalars(query)))
+    return {key_of(json.loads(row)["messages"]) for row in rows}
+
+
+def states(store: Store) -> Counter[str]:
+    """Give how many runs there are in each state."""
+    from sqlalchemy import text
+
+    query = text("SELECT state, count(*) AS runs FROM run GROUP BY state")
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return Counter({row.state: row.runs for row in rows})
+
+
+class Chaos:
+    """Workers on one store, of which one at a time is killed."""
+
+    def __init__(self, options: argparse.Namespace, url: str) -> None:
+        self.options = options
+        self.store = Store(options.store)
+        self.store.open()
+        self._url = url
+        self.workers = [self._start() for _ in range(options.workers)]
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        options = self.options
+        command = [sys.executable, "-m", "benchmarks._chaos_worker"]
+        command += ["--store", options.store, "--url", self._url]
+        command += ["--runs", str(options.runs), "--lease", str(options.lease)]
+        command += ["--concurrency", str(options.concurrency)]
+        if options.python:
+            command.append("--python")
+        return subprocess.Popen(command, cwd=ROOT)
+
+    async def harm(self, index: int) -> None:
+        """Kill a worker and start another, or stop it for a while."""
+        worker = self.workers[index]
+        if self.options.stop:
+            worker.send_signal(signal.SIGSTOP)
+            await trio.sleep(self.options.stop)
+            worker.send_signal(signal.SIGCONT)
+            return
+        worker.send_signal(signal.SIGKILL)
+        await trio.to_thread.run_sync(worker.wait)
+        self.workers[index] = self._start()
+
+    def revive(self) -> None:
+        """Start again who has ended by itself although there is work."""
+        for index, worker in enumerate(self.workers):
+            if worker.poll() is not None:
+                self.workers[index] = self._start()
+
+    def end(self) -> None:
+        """End every worker."""
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self.store.close()
+
+
+async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
+    """Run, kill, and give the figures."""
+    provider = Provider(options.delay)
+    # How often each call whose answer a kill found on disk had been answered by then.
+    paid: dict[str, int] = {}
+    kills = 0
+    began = time.monotonic()
+    async with open_fake_provider(provider.choose) as server:
+        chaos = Chaos(options, server.url)
+        try:
+            with trio.move_on_after(options.timeout):
+                while states(chaos.store)["succeeded"] < options.runs:
+                    await trio.sleep(random.uniform(*options.every))
+                    if kills < options.kills:
+                        await chaos.harm(kills % options.workers)
+                        kills += 1
+                        for key in journaled(chaos.store):
+                            paid.setdefault(key, provider.completed[key])
+                    chaos.revive()
+                    if sum(states(chaos.store)[it] for it in ("failed", "cancelled")):
+                        break
+            found = states(chaos.store)
+            answers = len(journaled(chaos.store))
+        finally:
+            chaos.end()
+    asked = provider.completed.total()
+    return {
+        "figure": "chaos",
+        "store": "postgres" if "://" in options.store else "sqlite",
+        "runs": options.runs,
+        "succeeded": found["succeeded"],
+        "lost": options.runs - sum(found.values()),
+        "failed": found["failed"],
+        "kills": kills,
+        "workers": options.workers,
+        "calls": answers,
+        "answers_given": asked,
+        "in_flight_at_kills": asked - answers,
+        "finished_calls_repeated": sum(
+            provider.completed[key] - before for key, before in paid.items()
+        ),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Torment a store and print what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks chaos")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--lease", type=float, default=3.0)
+    parser.add_argument("--stop", type=float, default=0.0, help="SIGSTOP, seconds")
+    parser.add_argument("--every", type=float, nargs=2, default=(0.5, 4.0))
+    parser.add_argument("--delay", type=float, default=0.5, help="slowest answer")
+    parser.add_argument("--timeout", type=float, default=1_800.0)
+    parser.add_argument("--python", action="store_true", help="with a dspy step")
+    parser.add_argument(
+        "--store", default="", help="a URL; else a file that is removed"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        options.store = options.store or os.path.join(folder, "chaos.db")
+        figures = trio.run(torment, options)
+    print(json.dumps(figures), flush=True)
+    good = figures["succeeded"] == options.runs
+    return 0 if good and not figures["finished_calls_repeated"] else 1

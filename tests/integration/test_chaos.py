@@ -1,0 +1,42 @@
+"""Workers are killed or stopped at random moments; nothing is lost or paid twice."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        ("--kills", "3", "--workers", "1"),
+        ("--kills", "3", "--workers", "2"),
+        # Stopped for longer than its lease, then continued: its writes are refused.
+        ("--kills", "1", "--workers", "2", "--stop", "4", "--lease", "1"),
+    ],
+    ids=["killed", "one of two killed", "stopped and continued"],
+)
+async def test_harmed_workers_lose_no_run_and_repeat_no_finished_call(
+    harm: tuple[str, ...],
+) -> None:
+    arguments = ["--runs", "24", "--every", "1.5", "3", "--timeout", "80"]
+    done = await trio.run_process(
+        [sys.executable, "-m", "benchmarks", "chaos", *arguments, *harm],
+        cwd=ROOT,
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["succeeded"] == 24
+    assert figures["lost"] == 0
+    assert figures["kills"] >= 1
+    assert figures["finished_calls_repeated"] == 0
+    # At each kill no more calls are under way than the runs ask for at a time.
+    assert figures["in_flight_at_kills"] <= figures["kills"] * 8 * 4

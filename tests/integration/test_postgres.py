@@ -1,0 +1,117 @@
+"""The journal on a real Postgres server."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from dspex.runtime.journal import (
+    Fence,
+    FinishRun,
+    LeaseLostError,
+    StoreOpenError,
+    WorkerIdentity,
+)
+from dspex.worker.app import open_runtime
+from tests.integration.postgres_server import postgres_server
+from tests.integration.test_durable_runs import CHAIN, answers
+from tests.journal.conftest import effect_of, opened, run_of
+
+ROOT = Path(__file__).parents[2]
+ME = WorkerIdentity("here", 1, "boot")
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[str]:
+    with postgres_server() as found:
+        yield found
+
+
+@pytest.fixture
+def url(server: str) -> str:
+    """An empty database of the test's own."""
+    psycopg: Any = pytest.importorskip("psycopg")  # Any: an extra's module
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return server.replace("/postgres", f"/{name}")
+
+
+async def test_the_journal_keeps_its_promises_on_postgres(url: str) -> None:
+    async with opened(url) as (journal, _), opened(url) as (other, _):
+        fence = Fence("r", "w", 1)
+        await journal.register("w", ME)
+        await journal.accept(run_of("r"))
+        async with trio.open_nursery() as nursery:
+            for n in range(100):
+                nursery.start_soon((journal, other)[n % 2].write, effect_of(fence, n))
+        assert len(await other.effects("r")) == 100
+        assert await other.bury(["w"]) == 1
+        await other.register("w2", ME)
+        assert [row.epoch for row in await other.claim("w2", limit=5)] == [2]
+        with pytest.raises(LeaseLostError):
+            await journal.write(effect_of(fence, 100))
+        ended = FinishRun(Fence("r", "w2", 2), "succeeded", "{}", None, "[]", 3.0)
+        await other.write(ended)
+        assert (await journal.run("r")).state == "succeeded"
+        assert await journal.prune(older_than=0) == 1
+        assert await other.runs() == []
+
+
+async def test_claims_of_many_workers_give_each_run_once(url: str) -> None:
+    async with opened(url) as (journal, _), opened(url) as (other, _):
+        claimed: list[str] = []
+        for n in range(40):
+            await journal.accept(run_of(f"q{n}", None))
+
+        async def claim(worker: int) -> None:
+            it = (journal, other)[worker % 2]
+            await it.register(f"c{worker}", ME)
+            while rows := await it.claim(f"c{worker}", limit=3):
+                claimed.extend(row.id for row in rows)
+
+        async with trio.open_nursery() as nursery:
+            for worker in range(6):
+                nursery.start_soon(claim, worker)
+        assert sorted(claimed) == sorted(f"q{n}" for n in range(40))
+
+
+async def test_a_run_is_resumed_from_postgres(url: str) -> None:
+    slow = answers(delay=0.3)
+    async with open_runtime(slow, store=url) as rt:
+        run = await rt.submit(CHAIN, {"ticket": "help"})
+        with trio.fail_after(10):
+            while len(slow.requests) < 2:
+                await trio.sleep(0.02)
+    lm = answers()
+    async with open_runtime(lm, store=url) as rt:
+        ended = await rt.result(run, timeout=10)
+    assert ended.status == "succeeded"
+    assert len(lm.requests) == 2
+
+
+async def test_no_server_is_told_at_once() -> None:
+    with pytest.raises(StoreOpenError, match="check the path or URL"):
+        async with opened("postgresql://dspex@127.0.0.1:1/postgres"):
+            pass
+
+
+async def test_two_workers_on_postgres_survive_kills(url: str) -> None:
+    arguments = ["--kills", "2", "--runs", "16", "--workers", "2", "--store", url]
+    arguments += ["--every", "2", "3", "--timeout", "80", "--delay", "0.3"]
+    done = await trio.run_process(
+        [sys.executable, "-m", "benchmarks", "chaos", *arguments],
+        cwd=ROOT,
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert (figures["succeeded"], figures["finished_calls_repeated"]) == (16, 0)
