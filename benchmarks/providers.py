@@ -173,18 +173,19 @@ def measure_rate(rounds: int) -> list[bool]:
         ran = compete(
             url,
             rounds,
+            predict=("predict", 5000, 500),
+            dspy=("dspy_async", 1500, 500),
             at_500=("complete", 5000, 500),
             at_2000=("complete", 10000, 2000),
-            dspy=("dspy_async", 1500, 500),
         )
-    ours, theirs = (ran[name].median("calls_per_s") for name in ("at_500", "dspy"))
+    ours, theirs = (ran[name].median("calls_per_s") for name in ("predict", "dspy"))
     few, many = (ran[name].median("cpu_us") for name in ("at_500", "at_2000"))
-    what = "calls/s, 200 ms server, 500 concurrent"
+    what = "Predict calls/s, 200 ms server, 500 concurrent"
     return [
         figure(what, ours / theirs, "x", ">= 3", f"dspy acall, {theirs:.0f}/s"),
         figure(what, ours / 2500, "of the ideal 2,500/s", ">= 0.6", f"{ours:.0f}/s"),
         figure(
-            "CPU per call at 2,000 concurrent",
+            "CPU per lm.complete at 2,000 concurrent",
             many / few,
             f"x ({many:.0f} us)",
             "<= 1.2",
