@@ -13,6 +13,7 @@ from dspex.runtime.actor import ActorT
 from dspex.runtime.errors import AlreadyStartedError, StartError, StartTimeoutError
 from dspex.runtime.named_ref import NamedRef
 from dspex.runtime.process import Process
+from dspex.runtime.process_state import ProcessState
 from dspex.runtime.ref import ActorRef, Turns
 from dspex.runtime.registry import Names, Registry
 from dspex.runtime.telemetry import Telemetry
@@ -84,7 +85,7 @@ class Node:
         actor: ActorT,
         *,
         name: str | None,
-        parent: Process | None,
+        parent: ProcessState | None,
         timeout: float = math.inf,
         registry: Names | None = None,
     ) -> ActorRef[ActorT]:
@@ -104,7 +105,7 @@ class Node:
         if parent is None:
             self._roots[process] = None
         else:
-            parent.link_process(process)
+            cast("Process", parent).link_process(process)
         label = name or type(actor).__name__
         start_soon: Any = self.nursery.start_soon  # Any: mypy can't pass it on
         self.context.run(start_soon, process.run, name=label)
@@ -138,10 +139,11 @@ class Node:
         """Give a number that was never given before on this node."""
         return next(self._numbers)
 
-    def forget(self, process: Process) -> None:
+    def forget(self, process: ProcessState) -> None:
         """Take note of a death."""
-        self._processes.pop(process, None)
-        self._roots.pop(process, None)
+        ended = cast("Process", process)
+        self._processes.pop(ended, None)
+        self._roots.pop(ended, None)
 
     def interrupt(self, error: BaseException) -> None:
         """End the whole node in order, and raise `error` where it was opened."""

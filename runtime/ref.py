@@ -38,10 +38,14 @@ class Port(Protocol):
     mailbox: Mailbox
     timers: Timers
     sends: "Turns"
-    task: "trio.lowlevel.Task | None"
     is_alive: bool
     is_serving: bool
     exit_reason: ExitReason
+
+    @property
+    def task(self) -> "trio.lowlevel.Task | None":
+        """The task it runs in, once it has begun."""
+        ...
 
     @property
     def name(self) -> str:
