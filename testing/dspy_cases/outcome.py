@@ -11,6 +11,7 @@ FORGIVEN: Final = "forgiven:"
 
 # What a note of the parser may excuse: only a difference of this kind.
 _NOTES: Final[Mapping[str, Kind]] = {
+    "empty-trainset": "other",
     "finish-arguments": "reads other",
     "choice-case": "reads more",
     "constraint": "enforces",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import trio
 
 from dspex.modules.plain import is_list, is_object
+from dspex.testing.dspy_cases.bootstrap import run_bootstrap_case
 from dspex.testing.dspy_cases.errors import CaseFileError
 from dspex.testing.dspy_cases.outcome import Ran, Verdict, judge
 from dspex.testing.dspy_cases.predict import run_predict_case
@@ -19,6 +20,7 @@ from dspex.testing.dspy_cases.signature import run_signature_file
 RunCase = Callable[[Mapping[str, Any]], Awaitable[Ran]]
 
 KINDS: Final[Mapping[str, RunCase]] = {
+    "bootstrap": run_bootstrap_case,
     "predict": run_predict_case,
     "react": run_react_case,
 }

@@ -1,0 +1,141 @@
+"""An attempt: a program run once on an example, and what its metric says."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import trio
+
+from dspex.modules.call import TraceStep, record_trace
+from dspex.modules.module import Module
+from dspex.modules.optimizers.errors import ItemTimeoutError
+from dspex.modules.optimizers.example import Example
+from dspex.modules.optimizers.metrics import Judge, Score
+from dspex.modules.prediction import Prediction
+from dspex.providers.lm import LM, Capabilities
+from dspex.providers.messages import Message, Request, Response, Usage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of a program on an example.
+
+    `score` is None without a metric and after an error. `calls` and `usage` count the
+    model calls that were answered, those of a failed attempt too.
+    """
+
+    prediction: Prediction | None
+    score: Score | None
+    error: Exception | None
+    trace: tuple[TraceStep, ...]
+    seconds: float
+    calls: int
+    usage: Usage
+
+
+class Meter:
+    """Counts the model calls of a run that are answered, and what they used."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.usage = Usage()
+
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call."""
+        result = await call()
+        if isinstance(result, Response):
+            self.calls += 1
+            self.usage += result.usage
+        return result
+
+
+async def try_once(
+    program: Module,
+    example: Example,
+    judge: Judge | None,
+    *,
+    lm: LM | None,
+    timeout: float,
+    with_trace: bool,
+) -> Attempt:
+    """Run a program on an example and score it; an error is part of what comes back.
+
+    The metric gets the trace when `with_trace`, else None, as in dspy.
+    """
+    meter = Meter()
+    started = trio.current_time()
+    prediction: Prediction | None = None
+    score: Score | None = None
+    error: Exception | None = None
+    trace: list[TraceStep] = []
+    with trio.move_on_after(timeout) as scope:
+        try:
+            with record_trace() as trace:
+                prediction = await program.run(example.inputs(), lm=lm, effects=meter)
+            if judge is not None:
+                score = await judge.score(
+                    example, prediction, trace if with_trace else None
+                )
+        # A program and a metric are anybody's code: their error is this one's result.
+        except Exception as found:  # noqa: BLE001
+            error = found
+    if scope.cancelled_caught:
+        error = ItemTimeoutError(timeout)
+    return Attempt(
+        prediction,
+        score,
+        error,
+        tuple(trace),
+        trio.current_time() - started,
+        meter.calls,
+        meter.usage,
+    )
+
+
+def for_round(teacher: Module, lm: LM | None, number: int) -> LM | None:
+    """Give the model for a round of tries: from the second on it answers otherwise.
+
+    Predictors of `teacher` that have a model of their own get theirs changed.
+    """
+    if number == 0:
+        return lm
+    for predictor in teacher.predictors:
+        if predictor.lm is not None:
+            predictor.lm = RolloutLM(predictor.lm, number)
+    return None if lm is None else RolloutLM(lm, number)
+
+
+class RolloutLM:
+    """Asks a model at temperature 1 and with a seed of its own, past any cache."""
+
+    def __init__(self, lm: LM, rollout: int) -> None:
+        self._lm = lm
+        self._rollout = rollout
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._lm.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self._lm.capabilities
+
+    async def complete(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        """Send the request with this rollout's settings; see `LM.complete`.
+
+        Raises:
+            ProviderError: there is no answer.
+        """
+        request = replace(Request.of(request), temperature=1.0)
+        if self.capabilities.seed:
+            request = replace(request, seed=(request.seed or 0) + self._rollout)
+        return await self._lm.complete(request, timeout=timeout)
