@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import structlog
 import trio
 
 from dspex.modules.call import Effects
@@ -37,8 +36,9 @@ from dspex.modules.saved_state import dump_dspy_state, load_dspy_state
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime import Actor, Deferred, Refuse
+from dspex.runtime.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 HISTORY: Final = 1_000
 

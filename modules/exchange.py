@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import structlog
 import trio
 
 from dspex.modules.adapters.protocol import Adapter, Reading
@@ -13,8 +12,9 @@ from dspex.modules.prediction import Prediction
 from dspex.modules.signature import Signature
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Request, Response, Usage
+from dspex.runtime.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
-import structlog
 import trio
 
 from dspex.modules.adapters.choice import choose_adapter
@@ -29,8 +28,9 @@ from dspex.providers.errors import InvalidRequestError
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Usage
 from dspex.providers.streams import StreamingLM, TextDelta
+from dspex.runtime.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 SETTINGS: Final = (
     "temperature",

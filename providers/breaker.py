@@ -4,15 +4,15 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
 
-import structlog
 import trio
 
 from dspex.providers.errors import BreakerOpenError, ProviderError, RateLimitError
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.streams import ResponseStream, StreamingLM
+from dspex.runtime.log import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class BreakerState(Enum):

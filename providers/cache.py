@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-import structlog
 import trio
 
 from dspex.providers.cache_stores import CacheStore
@@ -16,8 +15,9 @@ from dspex.providers.errors import (
 )
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response
+from dspex.runtime.log import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 @dataclass(slots=True)

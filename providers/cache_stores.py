@@ -7,12 +7,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
-import structlog
 import trio
 
 from dspex.providers.errors import ConfigurationError
+from dspex.runtime.log import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class CacheStore(Protocol):

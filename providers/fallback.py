@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import structlog
 import trio
 
 from dspex.providers.errors import (
@@ -14,8 +13,9 @@ from dspex.providers.errors import (
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.streams import ResponseStream, StreamingLM
+from dspex.runtime.log import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class Fallback:

@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from contextvars import ContextVar
 from typing import Protocol
 
-import structlog
 import trio
 
 from dspex.providers.errors import LimitExceededError, RateLimitError
@@ -26,11 +25,12 @@ from dspex.runtime import (
     Refuse,
     Registry,
 )
+from dspex.runtime.log import get_logger
 
 _LONGEST_WAIT = 3600.0
 _RELEASE_SECONDS = 1.0
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 _caller: ContextVar[str] = ContextVar("dspex_limiter_caller", default="")
 
 

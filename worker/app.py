@@ -58,6 +58,7 @@ from dspex.runtime.journal import (
     RunRow,
     open_store,
 )
+from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import describe
 from dspex.supervisors import (
     ChildSpec,
@@ -88,7 +89,7 @@ _POOL: Final = PoolSettings(
     min_size=1, max_size=4, spares=1, queue_limit=10_000, queue_timeout=3_600.0
 )
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 class RuntimeStoppedError(DspexError):

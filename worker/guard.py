@@ -12,16 +12,16 @@ from collections import OrderedDict
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
-import structlog
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dspex.runtime.log import get_logger
 from dspex.worker.settings import WorkerSettings
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 COOKIE: Final = "dspex_session"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/login", "/static/observer.css"})

@@ -11,7 +11,6 @@ from urllib.parse import parse_qsl
 
 import jinja2
 import msgspec
-import structlog
 import trio
 from starlette.requests import Request
 from starlette.responses import (
@@ -23,6 +22,7 @@ from starlette.responses import (
 from starlette.routing import BaseRoute, Route
 
 from dspex.runtime import DspexError
+from dspex.runtime.log import get_logger
 from dspex.runtime.sys import resume, suspend
 from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, frame
 from dspex.worker.guard import COOKIE, problem
@@ -30,7 +30,7 @@ from dspex.worker.http_api import open_stream
 from dspex.worker.observer_state import Watch, shown_inputs, waterfall
 from dspex.worker.service import FILES, BadRequestError, Service, reply, service_of
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 SECTIONS: Final = ("overview", "tree", "deaths", "runs", "programs")
 _PERIOD_SECONDS: Final = 0.5

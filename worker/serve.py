@@ -12,13 +12,13 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Final
 
-import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
 
 from dspex.providers.lm import LM
 from dspex.runtime import DspexError
+from dspex.runtime.log import get_logger
 from dspex.worker.app import Runtime, RuntimeStoppedError
 from dspex.worker.application import open_app
 from dspex.worker.guard import Sessions
@@ -31,7 +31,7 @@ from dspex.worker.sd_notify import Notifier
 from dspex.worker.service import Service
 from dspex.worker.settings import WorkerSettings
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 FINISHED: Final = 0
 RUNS_LEFT: Final = 1

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import structlog
 import trio
 
 from dspex.modules.adapters.choice import choose_adapter
@@ -51,8 +50,9 @@ from dspex.modules.tools.tool import Function, Tool
 from dspex.providers.errors import ContextLengthError
 from dspex.providers.lm import LM
 from dspex.runtime.errors import DspexError
+from dspex.runtime.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 Protocol: TypeAlias = Literal["auto", "native_tools", "text", "fields"]
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-import structlog
 import trio
 
 from dspex.runtime.actor import Actor
@@ -38,13 +37,14 @@ from dspex.runtime.bridge.protocol import (
 from dspex.runtime.child_process import ChildProcess
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import ChildStartError
+from dspex.runtime.log import get_logger
 
 CHILD: Final = Path(__file__).with_name("child.py")
 """The child's program; it runs without dspex."""
 
 _EXIT_SECONDS: Final = 1.0
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 class HostProcess(Protocol):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
 import trio
 
 from dspex.runtime.bridge.calls import (
@@ -41,12 +40,13 @@ from dspex.runtime.bridge.protocol import (
     encode,
 )
 from dspex.runtime.bridge.values import pack, unpack
+from dspex.runtime.log import get_logger
 
 _READ_BYTES: Final = 1 << 18
 _OUTBOX_FRAMES: Final = 64
 _MESSAGES_PER_RUN: Final = 1024
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)

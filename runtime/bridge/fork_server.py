@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
 import trio
 
 from dspex.runtime.actor import Actor
@@ -38,12 +37,13 @@ from dspex.runtime.child_process import live_members
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import ChildNotGoneError
 from dspex.runtime.line_log import LineLog
+from dspex.runtime.log import get_logger
 
 _MESSAGE_BYTES: Final = 1 << 16
 _EXIT_SECONDS: Final = 1.0
 _GONE_SECONDS: Final = 5.0
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 class ForkedProcess:

@@ -17,7 +17,6 @@ from contextvars import Context, copy_context
 from pathlib import Path
 from typing import Final, TypeVar
 
-import structlog
 import trio
 
 from dspex.runtime.actor import Actor, Leave, Refuse
@@ -43,6 +42,7 @@ from dspex.runtime.errors import (
     DspexError,
     StartError,
 )
+from dspex.runtime.log import get_logger
 from dspex.runtime.messages import Exit
 from dspex.runtime.reasons import KILL, ExitReason, describe, is_orderly
 from dspex.runtime.ref import ActorRef
@@ -54,7 +54,7 @@ _BACKOFF_SECONDS: Final = 0.1
 _TICK_SECONDS: Final = 0.1
 
 T = TypeVar("T")
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 class DspyPool(Actor):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from graphlib import TopologicalSorter
 from typing import Any
 
-import structlog
 import trio
 
 from dspex.runtime.engine.backend import Backend, StepResult
@@ -23,9 +22,10 @@ from dspex.runtime.engine.errors import (
 from dspex.runtime.engine.plan import PROGRAM_INPUTS, Literal, Plan, Reference
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
 from dspex.runtime.engine.step_work import StepWork
+from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import describe
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 
 class Engine:

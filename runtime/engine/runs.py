@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-import structlog
 import trio
 
 from dspex.runtime import Actor
@@ -25,9 +24,10 @@ from dspex.runtime.journal import (
     StoreError,
 )
 from dspex.runtime.journal.liveness import Watch, this_process
+from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import ExitReason, describe
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 BEATS_PER_LEASE: Final = 4
 _CLAIM_AT_ONCE: Final = 100

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
-import structlog
 import trio
 from pydantic_core import to_json, to_jsonable_python
 
@@ -18,9 +17,10 @@ from dspex.runtime.engine.plan import Plan
 from dspex.runtime.engine.program import Step
 from dspex.runtime.engine.run import StepRecord
 from dspex.runtime.errors import CalleeExitedError, NoProcessError
+from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import describe
 
-log = structlog.get_logger("dspex")
+log = get_logger()
 
 # What a backend raises when what it gave the step to is dead: dispatch again.
 _DEATHS = (CalleeExitedError, NoProcessError)
