@@ -6,6 +6,14 @@ from dspex.testing.cassette import (
     RecordingLM,
     ReplayLM,
 )
+from dspex.testing.explore import (
+    Exploration,
+    Failure,
+    HungError,
+    ScenarioError,
+    explore,
+    replay,
+)
 from dspex.testing.fake_actions import (
     Action,
     Answer,
@@ -21,6 +29,20 @@ from dspex.testing.fake_actions import (
     WrongLength,
 )
 from dspex.testing.fake_provider import FakeProvider, open_fake_provider
+from dspex.testing.fault_plan import (
+    Fault,
+    FaultKind,
+    FaultPlan,
+    FaultPlanError,
+    Injected,
+)
+from dspex.testing.faults import Faults, InjectedCrashError, inject
+from dspex.testing.invariants import (
+    assert_every_caller_answered,
+    assert_no_orphans,
+    assert_no_repeated_effects,
+    assert_restarted,
+)
 from dspex.testing.scripted_lm import ScriptedLM, ScriptEndedError
 
 __all__ = [
@@ -28,20 +50,38 @@ __all__ = [
     "Answer",
     "CassetteError",
     "Drip",
+    "Exploration",
     "Fail",
     "FailInStream",
+    "Failure",
     "FakeProvider",
+    "Fault",
+    "FaultKind",
+    "FaultPlan",
+    "FaultPlanError",
+    "Faults",
     "Hang",
     "Huge",
+    "HungError",
+    "Injected",
+    "InjectedCrashError",
     "ProviderRequest",
     "Raw",
     "RecordedError",
     "RecordingLM",
     "ReplayLM",
     "Reset",
+    "ScenarioError",
     "ScriptEndedError",
     "ScriptedLM",
     "Truncate",
     "WrongLength",
+    "assert_every_caller_answered",
+    "assert_no_orphans",
+    "assert_no_repeated_effects",
+    "assert_restarted",
+    "explore",
+    "inject",
     "open_fake_provider",
+    "replay",
 ]

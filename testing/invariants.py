@@ -1,0 +1,69 @@
+"""Invariants: what must hold whatever went wrong; a breach is named."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from dspex.providers import Request
+from dspex.testing.faults import Faults
+
+
+def assert_every_caller_answered(faults: Faults) -> None:
+    """Check that every call that was met has an answer or an error.
+
+    Raises:
+        AssertionError: some have neither; names them.
+    """
+    left = faults.unanswered()
+    if left:
+        raise AssertionError(f"{len(left)} callers were left waiting: {left[:10]}")
+
+
+def assert_restarted(faults: Faults, name: str, *, times: int) -> None:
+    """Check that the actor of this name was started again exactly so often.
+
+    Raises:
+        AssertionError: it was not; tells how often it was.
+    """
+    seen = faults.restarts(name)
+    if seen != times:
+        raise AssertionError(f"{name!r} was restarted {seen} times, not {times}")
+
+
+def assert_no_repeated_effects(requests: Iterable[Request]) -> None:
+    """Check that no model call was made twice; give what a model was asked.
+
+    Raises:
+        AssertionError: equal requests were made; gives one of them.
+    """
+    known = list(requests)
+    counts = Counter(request.fingerprint() for request in known)
+    twice = [it for it in known if counts[it.fingerprint()] > 1]
+    if twice:
+        last = twice[0].messages[-1].text[:200]
+        times = counts[twice[0].fingerprint()]
+        raise AssertionError(f"a model call was made {times} times: {last!r}")
+
+
+def assert_no_orphans(*, allowed: Iterable[int] = ()) -> None:
+    """Check that no child process of this one lives but those in `allowed`.
+
+    Raises:
+        AssertionError: there are some; names their pids and command lines.
+    """
+    known = set(allowed)
+    left: list[str] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in known:
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+            command = (entry / "cmdline").read_text().replace("\0", " ").strip()
+        except OSError:
+            continue
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if int(parent) == os.getpid() and state != "Z":
+            left.append(f"{entry.name} ({command[:100]})")
+    if left:
+        raise AssertionError(f"child processes are left: {', '.join(left)}")
