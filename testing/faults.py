@@ -50,11 +50,11 @@ class _FaultyMailbox(Mailbox):
     # A caller hands its request over by itself to an actor that waits. Nobody waits
     # here as far as it can see, so that every request comes by `put_call`.
     @property
-    def reader(self) -> trio.lowlevel.Task | None:  # pyright: ignore[reportIncompatibleVariableOverride] # noqa: E501
+    def reader(self) -> trio.lowlevel.Task | None:
         return None
 
     @reader.setter
-    def reader(self, task: trio.lowlevel.Task | None) -> None:
+    def reader(self, task: trio.lowlevel.Task | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         _READER.__set__(self, task)
 
     @property
