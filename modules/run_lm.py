@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from pydantic_core import to_jsonable_python
 
@@ -38,9 +38,7 @@ class RunEffects:
         """Make a tool call, unless this run has made it already; give its result."""
         if not fingerprint.startswith(TOOL_PREFIX):
             return await call()
-        return cast(
-            "T", await self._effects.perform(fingerprint, call, codec=_TOOL_CALL)
-        )
+        return await self._effects.perform(fingerprint, call, codec=_TOOL_CALL)
 
 
 class RunLM:
