@@ -6,6 +6,7 @@ supervisor does in its own loop. The rules are `supervisor.erl`'s.
 """
 
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -161,8 +162,12 @@ class Decisions:
 
     def _may_restart(self, now: float) -> bool:
         times = self._restarts
+        period = self.options.period
+        # OTP counts in whole seconds; a period with a fraction is dspex's own.
+        if float(period).is_integer():
+            now = math.floor(now)
         times.append(now)
-        while times[0] < now - self.options.period:
+        while times[0] < now - period:
             times.popleft()
         return len(times) <= self.options.intensity
 

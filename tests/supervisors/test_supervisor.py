@@ -151,6 +151,21 @@ async def test_too_many_restarts_escalate_and_the_parent_starts_afresh() -> None
         assert node.registry.names() == []
 
 
+@pytest.mark.parametrize(
+    ("period", "is_alive"), [(1, False), (1.0, False), (1.5, True), (0.5, True)]
+)
+async def test_the_window_counts_whole_seconds_unless_the_period_has_a_fraction(
+    period: float, is_alive: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_node() as node:
+        root = await node.start(Supervisor(specs([], "a"), intensity=1, period=period))
+        await trio.sleep(math.floor(trio.current_time()) + 1.1 - trio.current_time())
+        await crash(node, "a")
+        await trio.sleep(1.8)
+        await crash(node, "a")
+        assert root.is_alive is is_alive
+
+
 async def test_restarts_older_than_the_period_are_forgotten(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
