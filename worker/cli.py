@@ -8,6 +8,7 @@ import typer
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
 from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.programs_cli import programs_app
 from dspex.worker.run_command import RunOptions, run_program
 from dspex.worker.runs_cli import runs_app
 from dspex.worker.worker_cli import top_command, worker_command
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(runs_app, name="runs")
+app.add_typer(programs_app, name="programs")
 
 
 @app.command()

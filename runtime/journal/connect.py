@@ -19,8 +19,11 @@ from dspex.runtime.journal.errors import (
     StoreReadOnlyError,
 )
 
-BUSY_SECONDS: Final = 5.0
-"""How long a write waits for another process that writes to the same file."""
+BUSY_SECONDS: Final = 20.0
+"""How long a write waits for other processes that write to the same file; SQLite is
+not fair, so one of several busy writers may wait long."""
+
+CONNECT_SECONDS: Final = 5
 
 _WAL_TRIES: Final = 50
 _WAL_WAIT_SECONDS: Final = 0.1
@@ -85,7 +88,7 @@ def connect(url: URL, *, writes: bool, connections: int) -> Engine:
         options["timeout"] = BUSY_SECONDS
         options["check_same_thread"] = False
     else:
-        options["connect_timeout"] = int(BUSY_SECONDS)
+        options["connect_timeout"] = CONNECT_SECONDS
     try:
         engine = create_engine(
             url,
