@@ -102,11 +102,10 @@ class _Execution:
         options = self._plan.program.options
         limit = math.inf if options.timeout is None else options.timeout
         async with trio.open_nursery() as effects_nursery:
-            with trio.move_on_after(limit) as deadline:
+            deadline = trio.CancelScope(deadline=trio.current_time() + limit)
+            effect_log = EffectLog(effects_nursery, self._journal, scope=deadline)
+            with deadline:
                 async with trio.open_nursery() as nursery:
-                    effect_log = EffectLog(
-                        effects_nursery, self._journal, scope=nursery.cancel_scope
-                    )
                     self._start_ready(nursery, effect_log)
             # Nobody waits for a call that is still under way here.
             effects_nursery.cancel_scope.cancel()
