@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dspex.providers import OpenAI
 from dspex.runtime import DspexError
 from dspex.runtime.engine import Program
 from dspex.runtime.engine.explain import explain
 from dspex.runtime.journal import Journal, ProgramVersion
-from dspex.testing import ScriptedLM
 from dspex.worker.app import open_runtime
 from dspex.worker.runs_command import open_journal
 
@@ -60,7 +60,8 @@ async def show_program(program: str, *, store: str | None) -> int:
         async with open_journal(store) as journal:
             found = Program.model_validate((await _find(journal, program)).body)
     # Nothing is asked of a model: a plan is made and told.
-    async with open_runtime(ScriptedLM([])) as runtime:
+    nobody = OpenAI("none", base_url="http://127.0.0.1:9/v1", api_key="none")
+    async with open_runtime(nobody) as runtime:
         print(explain(runtime.plan(found)))  # noqa: T201
     return 0
 
