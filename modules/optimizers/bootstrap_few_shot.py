@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 import trio
 
+from dspex.runtime.log import get_logger
 from dspex.modules.call import TraceStep
 from dspex.modules.module import Module
 from dspex.modules.optimizers.attempt import Attempt, for_round, try_once
@@ -27,7 +27,7 @@ from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class BootstrapFewShot:

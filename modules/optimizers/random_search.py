@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeAlias
 
-import structlog
 import trio
 
+from dspex.runtime.log import get_logger
 from dspex.modules.module import Module
 from dspex.modules.optimizers.bootstrap_few_shot import BootstrapFewShot
 from dspex.modules.optimizers.compiled import Compiled, M, Report
@@ -25,7 +25,7 @@ from dspex.modules.optimizers.metrics import Metric
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 ZERO_SHOT: Final = -3
 LABELED: Final = -2
