@@ -8,7 +8,6 @@ from typing import Any
 
 import trio
 
-from dspex.runtime.log import get_logger
 from dspex.modules.call import TraceStep
 from dspex.modules.module import Module
 from dspex.modules.optimizers.attempt import Attempt, for_round, try_once
@@ -26,6 +25,7 @@ from dspex.modules.optimizers.speculation import Speculation
 from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
+from dspex.runtime.log import get_logger
 
 log = get_logger()
 

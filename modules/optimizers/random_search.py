@@ -7,7 +7,6 @@ from typing import Any, Final, Generic, TypeAlias
 
 import trio
 
-from dspex.runtime.log import get_logger
 from dspex.modules.module import Module
 from dspex.modules.optimizers.bootstrap_few_shot import BootstrapFewShot
 from dspex.modules.optimizers.compiled import Compiled, M, Report
@@ -24,6 +23,7 @@ from dspex.modules.optimizers.labeled_few_shot import with_labeled_demos
 from dspex.modules.optimizers.metrics import Metric
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
+from dspex.runtime.log import get_logger
 
 log = get_logger()
 
