@@ -139,5 +139,7 @@ def schema_answers(delay: float = 0.0) -> Callable[[ProviderRequest], Action]:
 
 
 def _value(schema: dict[str, Any]) -> object:
+    if schema.get("type") == "array":
+        return ["We are on it."]
     choices: Sequence[object] = schema.get("enum", ())
     return choices[0] if choices else "We are on it."

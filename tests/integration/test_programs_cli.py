@@ -62,6 +62,27 @@ async def test_the_resume_example_pays_nothing_twice() -> None:
     assert "20 calls were needed" in out
 
 
+async def test_the_retrieval_example_finds_ranks_and_answers() -> None:
+    async with open_fake_provider(schema_answers()) as server:
+        done = await trio.run_process(
+            [
+                sys.executable, ROOT / "examples/rag/rag.py", "What is a mailbox?",
+                "--lm", "openai:fake", "--base-url", server.url,
+            ],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "find (native)",
+        "rank (python)",
+        "answer (native)",
+    ]
+    assert lines[3] == "We are on it."
+
+
 async def test_C1_a_python_step_feeds_a_native_one_and_both_get_inputs(  # noqa: N802
     tmp_path: Path,
 ) -> None:
