@@ -10,7 +10,7 @@ from dspex.modules import Module, ReAct
 from dspex.providers import OpenAI
 from dspex.runtime.engine import Program, Step, StepOptions
 from dspex.runtime.journal import UNFINISHED
-from dspex.worker.app import open_runtime
+from dspex.worker.open_runtime import open_runtime
 
 
 def look_up(topic: str) -> str:

@@ -19,7 +19,7 @@ import trio
 from dspex.modules import Module, Predict
 from dspex.runtime.engine import Program, Step, StepOptions
 from dspex.testing import ScriptedLM
-from dspex.worker.app import open_runtime
+from dspex.worker.open_runtime import open_runtime
 
 ANSWER = '{"b": "answer"}'
 

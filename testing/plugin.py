@@ -16,7 +16,8 @@ from dspex.testing.fake_provider import FakeProvider, open_fake_provider
 from dspex.testing.fault_plan import Fault, FaultPlan
 from dspex.testing.faults import Faults, inject
 from dspex.testing.scripted_lm import ScriptedLM
-from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.app import Runtime
+from dspex.worker.open_runtime import open_runtime
 
 InjectFixture: TypeAlias = Callable[..., AbstractContextManager[Faults]]
 

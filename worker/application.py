@@ -8,7 +8,8 @@ from pathlib import Path
 from dspex.providers.lm import LM
 from dspex.runtime.engine import Program
 from dspex.supervisors import ChildSpec, Supervisor
-from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.app import Runtime
+from dspex.worker.open_runtime import open_runtime
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from dspex.modules.hosted import BRIDGE_NAME
 from dspex.runtime.bridge import DspyPool
 from dspex.runtime.engine import Program
-from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.app import Runtime
 from dspex.worker.batch import Outcome, run_batch
 from dspex.worker.examples import find_example
 from dspex.worker.inputs import Row, read_rows
+from dspex.worker.open_runtime import open_runtime
 from dspex.worker.run_command import ALL_GOOD, SOME_FAILED
 from dspex.worker.tables import console as make_console
 from dspex.worker.tables import print_runs

@@ -16,7 +16,7 @@ from dspex.runtime import DspexError
 from dspex.runtime.engine import Program
 from dspex.runtime.engine.explain import explain
 from dspex.runtime.journal import Journal, ProgramVersion
-from dspex.worker.app import open_runtime
+from dspex.worker.open_runtime import open_runtime
 from dspex.worker.runs_command import open_journal
 
 

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from dspex.runtime.engine import Run
 from dspex.runtime.journal import UNFINISHED
-from dspex.worker.app import Runtime, open_runtime
+from dspex.worker.app import Runtime
 from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
+from dspex.worker.open_runtime import open_runtime
 from dspex.worker.run_command import ALL_GOOD, NOTHING_DONE, SOME_FAILED
 
 _ALL = 1_000_000

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dspex.runtime.engine import Plan, Program
-from dspex.worker.app import open_runtime
 from dspex.worker.batch import Outcome, run_batch, run_row
 from dspex.worker.inputs import BadInputError, Row, convert, read_pairs, read_rows
 from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
+from dspex.worker.open_runtime import open_runtime
 from dspex.worker.tables import console, print_runs, step_text
 
 ALL_GOOD = 0

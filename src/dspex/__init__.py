@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from dspex.runtime.engine import Program, Run, Step
     from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
     from dspex.worker import aio, sync
-    from dspex.worker.app import Runtime, open_runtime
+    from dspex.worker.app import Runtime
     from dspex.worker.application import App
+    from dspex.worker.open_runtime import open_runtime
 
 __all__ = [
     "Actor",
@@ -47,7 +48,8 @@ _HOMES = {
     "dspex.runtime.engine": ("Program", "Run", "Step"),
     "dspex.supervisors": ("ChildSpec", "DynamicSupervisor", "Supervisor"),
     "dspex.worker": ("aio", "sync"),
-    "dspex.worker.app": ("Runtime", "open_runtime"),
+    "dspex.worker.app": ("Runtime",),
+    "dspex.worker.open_runtime": ("open_runtime",),
     "dspex.worker.application": ("App",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

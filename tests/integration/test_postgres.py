@@ -18,7 +18,7 @@ from dspex.runtime.journal import (
     StoreOpenError,
     WorkerIdentity,
 )
-from dspex.worker.app import open_runtime
+from dspex.worker.open_runtime import open_runtime
 from tests.integration.postgres_server import postgres_server
 from tests.integration.test_durable_runs import CHAIN, answers
 from tests.journal.conftest import effect_of, opened, run_of
