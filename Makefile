@@ -3,7 +3,7 @@
 # make demo    the main job on the embedded model: no key, no service
 # make test    the tests
 # make check   what CI runs: format, lint, types, layers, tests
-# make bench   the benchmarks, peers included (NAME=kernel for one)
+# make bench   the benchmarks, peers included (NAME=kernel for one; the long ones by name)
 
 .PHONY: setup browser demo test check bench clean
 .DELETE_ON_ERROR:
