@@ -30,10 +30,12 @@ from dspex.testing.fake_actions import (
 )
 from dspex.testing.fake_provider import FakeProvider, open_fake_provider
 from dspex.testing.fault_plan import (
+    KINDS,
     Fault,
     FaultKind,
     FaultPlan,
     FaultPlanError,
+    FaultTarget,
     Injected,
 )
 from dspex.testing.faults import Faults, InjectedCrashError, inject
@@ -43,9 +45,11 @@ from dspex.testing.invariants import (
     assert_no_repeated_effects,
     assert_restarted,
 )
+from dspex.testing.model_faults import FaultyLM, faulty_provider
 from dspex.testing.scripted_lm import ScriptedLM, ScriptEndedError
 
 __all__ = [
+    "KINDS",
     "Action",
     "Answer",
     "CassetteError",
@@ -59,7 +63,9 @@ __all__ = [
     "FaultKind",
     "FaultPlan",
     "FaultPlanError",
+    "FaultTarget",
     "Faults",
+    "FaultyLM",
     "Hang",
     "Huge",
     "HungError",
@@ -81,6 +87,7 @@ __all__ = [
     "assert_no_repeated_effects",
     "assert_restarted",
     "explore",
+    "faulty_provider",
     "inject",
     "open_fake_provider",
     "replay",

@@ -105,6 +105,9 @@ class Answer:
         return [stream_head(self.headers), *map(http_chunk, events), LAST_CHUNK]
 
 
+_OK: Final = Answer()
+
+
 @dataclass(frozen=True, slots=True)
 class Fail:
     """An error status with the provider's error body."""
@@ -166,10 +169,11 @@ class Truncate:
     """An orderly close before the last `missing` bytes of a good answer."""
 
     missing: int = 20
+    answer: Answer = _OK
 
     async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
         """Send all but the last bytes, then close."""
-        await exchange.send(b"".join(Answer().pieces(request))[: -self.missing])
+        await exchange.send(b"".join(self.answer.pieces(request))[: -self.missing])
         return False
 
 
@@ -196,10 +200,11 @@ class Drip:
 
     size: int = 1
     pace: float = 0.0
+    answer: Answer = _OK
 
     async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
         """Send slowly."""
-        reply = b"".join(Answer().pieces(request))
+        reply = b"".join(self.answer.pieces(request))
         for at in range(0, len(reply), self.size):
             await exchange.send(reply[at : at + self.size])
             await exchange.sleep(self.pace)

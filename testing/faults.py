@@ -1,4 +1,4 @@
-"""Faults: a plan carried out on the actors of a node.
+"""Faults: a plan carried out on a node: its actors, processes, store and clock.
 
 Messages are met where they enter a mailbox, so the harm comes the way real harm does:
 a crash is an exception in the handler, a drop is a message that never arrives. The
@@ -6,8 +6,9 @@ actors are not changed and need not know.
 """
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, Protocol, cast
 
 import trio
@@ -15,12 +16,16 @@ import trio.lowlevel
 
 from dspex.runtime import ActorStarted, CalleeExitedError, Node
 from dspex.runtime.envelope import Envelope, Info, Request
+from dspex.runtime.journal import Journal
+from dspex.runtime.journal.store import Store
 from dspex.runtime.mailbox import Mailbox
 from dspex.runtime.process import Process
 from dspex.runtime.telemetry import Event
-from dspex.testing.fault_plan import Fault, FaultPlan, Injected
-
-_MAX_REMEMBERED = 100_000
+from dspex.testing.clock_faults import ClockFaults
+from dspex.testing.fault_plan import Fault, FaultPlan, FaultPlanError, Injected
+from dspex.testing.fault_schedule import MAX_REMEMBERED, Schedule
+from dspex.testing.process_faults import ProcessFaults
+from dspex.testing.store_faults import StoreFaults
 
 
 class InjectedCrashError(Exception):
@@ -102,26 +107,59 @@ class Faults:
     counts how often an actor of each name was started.
     """
 
-    def __init__(self, node: Node, plan: FaultPlan) -> None:
+    def __init__(
+        self, node: Node, plan: FaultPlan, *, journal: Journal | None = None
+    ) -> None:
         self.plan = plan
-        self.injected: list[Injected] = []
         self.calls: list[Request] = []
         self.starts: Counter[str] = Counter()
         self._node = node
-        self._began = trio.current_time()
-        self._counts: Counter[int] = Counter()
+        self._schedule = Schedule(plan)
+        self._scopes: list[trio.CancelScope] = []
         self._owners: dict[int, Process] = {}
         self._held: dict[int, list[Envelope]] = {}
         self._mailbox: type[Mailbox] = type(
             "FaultyMailbox", (_FaultyMailbox,), {"__slots__": (), "injector": self}
         )
+        self._processes = ProcessFaults(self._later, root=None)
+        self._clock = ClockFaults(lambda: self._schedule.now)
+        self._store = self._open_store(journal)
         for process in node.processes():
             self._adopt(process)
         self._detach = node.telemetry.attach(self._note)
+        for index, fault in enumerate(plan.faults):
+            if fault.is_timed and fault.on == "clock":
+                self._clock.hit(fault, at=fault.after)
+                self._schedule.note(fault, "time", "time")
+            elif fault.is_timed:
+                node.nursery.start_soon(self._hit_by_time, fault, index)
+
+    def _open_store(self, journal: Journal | None) -> StoreFaults | None:
+        kinds: set[str] = {it.kind for it in self.plan.faults if it.on == "store"}
+        if not kinds:
+            return None
+        store = None if journal is None else journal.store
+        if not isinstance(store, Store):
+            raise FaultPlanError(
+                "the plan has faults of the store: pass inject(journal=...), such as "
+                "runtime.journal"
+            )
+        return StoreFaults(store, self._schedule, kinds=kinds)
+
+    @property
+    def injected(self) -> list[Injected]:
+        """What was done, in order."""
+        return self._schedule.injected
 
     def close(self) -> None:
-        """Do no more harm; what is held back is delivered."""
+        """Do no more harm; what is held back or stopped goes on."""
         self._detach()
+        for scope in self._scopes:
+            scope.cancel()
+        self._processes.close()
+        self._clock.close()
+        if self._store is not None:
+            self._store.close()
         for process in self._owners.values():
             process.mailbox.__class__ = Mailbox
         for key in list(self._held):
@@ -160,22 +198,39 @@ class Faults:
         if process is None or method is None:
             return None, ""
         is_call = isinstance(envelope, Request) and envelope.is_call
-        if is_call and len(self.calls) < _MAX_REMEMBERED:
+        if is_call and len(self.calls) < MAX_REMEMBERED:
             self.calls.append(cast("Request", envelope))
-        now = trio.current_time() - self._began
         found: Fault | None = None
-        for index, fault in enumerate(self.plan.faults):
-            if not fault.matches(process.name, method, now=now):
-                continue
-            self._counts[index] += 1
-            count = self._counts[index]
-            if found is None and fault.hits(count, seed=self.plan.seed, index=index):
+        for fault in self._schedule.meet(
+            process.name, method, counts=_counts_messages, heed=_is_of_actor
+        ):
+            if fault.on == "process":
+                self._hit_processes(fault)
+            elif fault.on == "clock":
+                self._clock.hit(fault, at=self._schedule.now)
+                self._schedule.note(fault, process.name, method)
+            else:
                 found = fault
-                done = Injected(now, fault.kind, process.name, method, count)
-                self.injected.append(done)
         if found is None:
             self._let_go_after(id(mailbox))
         return found, method
+
+    async def _hit_by_time(self, fault: Fault, index: int) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.append(scope)
+            await trio.sleep(fault.after)
+            count = 0
+            while self._schedule.now <= fault.until:
+                count += 1
+                if fault.hits(count, seed=self.plan.seed, index=index):
+                    self._hit_processes(fault)
+                if fault.every is None:
+                    return
+                await trio.sleep(fault.every)
+
+    def _hit_processes(self, fault: Fault) -> None:
+        for it in self._processes.hit(fault):
+            self._schedule.note(fault, it.command, str(it.pid))
 
     def act(self, mailbox: Mailbox, envelope: Envelope, fault: Fault) -> bool:
         """Do the harm; whether the message is put in all the same."""
@@ -184,8 +239,10 @@ class Faults:
             case "crash" | "hang" if isinstance(envelope, Request):
                 envelope.method = _crash if fault.kind == "crash" else _hang
                 return True
-            case "crash":
-                process.ref.exit(InjectedCrashError("injected"))
+            case "crash" | "hang" if isinstance(envelope, Info):
+                # A plain message: in its place comes a cast whose handler does it.
+                does = _crash if fault.kind == "crash" else _hang
+                mailbox.put_signal(Request(does, (), _context_of(envelope), None))
                 return False
             case "kill":
                 self._later(0.0, lambda: process.ref.exit("kill"))
@@ -200,7 +257,7 @@ class Faults:
                 self._held.setdefault(key, []).append(envelope)
                 self._later(fault.seconds, lambda: self._let_go(key))
                 return False
-            case _:  # slow, hang of a plain message, full for one who can wait
+            case _:  # slow; full for one who can wait
                 self._later(fault.seconds, lambda: _deliver(process, envelope))
                 return False
 
@@ -214,7 +271,7 @@ class Faults:
             if process is not None:
                 _deliver(process, envelope)
 
-    def _later(self, seconds: float, action: Any) -> None:  # Any: gives nothing
+    def _later(self, seconds: float, action: Callable[[], object]) -> None:
         async def wait() -> None:
             await trio.sleep(seconds)
             action()
@@ -222,10 +279,29 @@ class Faults:
         self._node.nursery.start_soon(wait)
 
 
+def _counts_messages(fault: Fault) -> bool:
+    return fault.on == "actor" or (
+        fault.on in ("process", "clock") and not fault.is_timed
+    )
+
+
+def _is_of_actor(fault: Fault) -> bool:
+    return fault.on == "actor"
+
+
 @contextmanager
-def inject(node: Node, plan: FaultPlan | None = None) -> Generator[Faults]:
-    """Carry out a plan on a node's actors for the length of a `with` block."""
-    faults = Faults(node, FaultPlan() if plan is None else plan)
+def inject(
+    node: Node, plan: FaultPlan | None = None, *, journal: Journal | None = None
+) -> Generator[Faults]:
+    """Carry out a plan on a node for the length of a `with` block.
+
+    Its actors, the child processes of this process, the wall clock, and the store of
+    `journal`. Faults of models are `FaultyLM`'s.
+
+    Raises:
+        FaultPlanError: it has faults of a store, and there is none to hit.
+    """
+    faults = Faults(node, FaultPlan() if plan is None else plan, journal=journal)
     try:
         yield faults
     finally:
@@ -245,6 +321,10 @@ def _method(envelope: Envelope) -> str | None:
     if isinstance(envelope, Info) and envelope.context is not None:
         return "info"
     return None  # the kernel's own: exits, stops, questions of `sys`
+
+
+def _context_of(message: Info) -> Context:
+    return Context() if message.context is None else message.context
 
 
 def _copy(envelope: Envelope) -> Envelope:

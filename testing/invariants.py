@@ -1,12 +1,11 @@
 """Invariants: what must hold whatever went wrong; a breach is named."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from dspex.providers import Request
 from dspex.testing.faults import Faults
+from dspex.testing.process_faults import descendants
 
 
 def assert_every_caller_answered(faults: Faults) -> None:
@@ -47,23 +46,14 @@ def assert_no_repeated_effects(requests: Iterable[Request]) -> None:
 
 
 def assert_no_orphans(*, allowed: Iterable[int] = ()) -> None:
-    """Check that no child process of this one lives but those in `allowed`.
+    """Check that no process below this one lives but those in `allowed`, and theirs.
+
+    A child that has ended and was not waited for is no orphan.
 
     Raises:
         AssertionError: there are some; names their pids and command lines.
     """
-    known = set(allowed)
-    left: list[str] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in known:
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-            command = (entry / "cmdline").read_text().replace("\0", " ").strip()
-        except OSError:
-            continue
-        state, parent = stat.rpartition(")")[2].split()[:2]
-        if int(parent) == os.getpid() and state != "Z":
-            left.append(f"{entry.name} ({command[:100]})")
+    left = descendants(without=allowed)
     if left:
-        raise AssertionError(f"child processes are left: {', '.join(left)}")
+        named = ", ".join(f"{it.pid} ({it.command[:100]})" for it in left)
+        raise AssertionError(f"child processes are left: {named}")
