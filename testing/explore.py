@@ -1,25 +1,38 @@
 """Explore: run a scenario under many fault plans, and shrink the one that breaks it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import random
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from random import Random
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import trio
 import trio.testing
 
+from dspex.providers import LM
+from dspex.runtime.engine import Program
 from dspex.runtime.errors import DspexError
 from dspex.testing.fault_plan import Fault, FaultPlan
+from dspex.testing.program_scenario import program_scenario
+from dspex.testing.scripted_lm import ScriptedLM
 
 Scenario: TypeAlias = Callable[[FaultPlan], Awaitable[object]]
+Clock: TypeAlias = Literal["virtual", "real"]
 
 _MAX_FAULTS: Final = 3
 _MAX_NTH: Final = 8
 
 
 class ScenarioError(DspexError):
-    """A scenario fails without any fault, so that faults can show nothing."""
+    """A scenario cannot be explored: it fails without any fault, for example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +72,69 @@ class HungError(Exception):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"the scenario had not ended after {seconds:g} virtual seconds"
+            f"the scenario had not ended after {seconds:g} seconds of its clock"
         )
 
 
 def explore(
-    scenario: Scenario,
+    scenario: Scenario | Program,
     *,
     faults: Sequence[Fault],
     seeds: Iterable[int] = range(200),
     timeout: float = 300.0,
+    clock: Clock = "virtual",
+    lm: Callable[[], LM] | None = None,
+    inputs: Mapping[str, Any] | None = None,  # Any: as the signatures declare
 ) -> Exploration:
     """Run `scenario(plan)` under a plan for each seed, until one makes it raise.
 
     A plan has one to three of `faults`; one without `nth` or `probability` gets an
-    `nth` by the seed. Each try has a trio of its own, with a virtual clock and a
-    schedule that depends on the seed only. Call it outside of trio.
+    `nth` by the seed, unless it comes by time. Each try has a trio of its own, whose
+    schedule depends on the seed only, and a virtual clock. What waits for threads,
+    processes or sockets needs the real `clock`, and then is replayed as exactly as
+    they allow.
+
+    A `Program` is run once a try on its `inputs`, with the model that `lm` makes (one
+    that answers "ok" where it is left out); see `program_scenario`. Call it outside
+    of trio.
 
     Raises:
         ScenarioError: the scenario fails without any fault.
     """
-    calm = replay(scenario, FaultPlan(), timeout=timeout)
+    if isinstance(scenario, Program):
+        make_lm = lm or _agreeable
+        scenario = program_scenario(scenario, lm=make_lm, inputs=inputs or {})
+    elif lm is not None or inputs is not None:
+        raise ScenarioError("lm and inputs are for a Program: a scenario has its own")
+    calm = replay(scenario, FaultPlan(), timeout=timeout, clock=clock)
     if calm is not None:
         raise ScenarioError(f"the scenario fails without faults: {calm}") from calm
     tried = 0
     for seed in seeds:
         tried += 1
         plan = make_plan(faults, seed)
-        error = replay(scenario, plan, timeout=timeout)
+        error = replay(scenario, plan, timeout=timeout, clock=clock)
         if error is not None:
-            short, error = _shrink(scenario, plan, error, timeout)
+
+            def fails(smaller: FaultPlan) -> BaseException | None:
+                return replay(scenario, smaller, timeout=timeout, clock=clock)
+
+            short, error = _shrink(plan, error, fails)
             return Exploration(tried, Failure(short, error, plan))
     return Exploration(tried, None)
 
 
+def _agreeable() -> LM:
+    return ScriptedLM(lambda _: "ok")
+
+
 def make_plan(faults: Sequence[Fault], seed: int) -> FaultPlan:
     """Give the plan that a seed makes of these faults."""
-    random = Random(seed)
-    chosen = random.choices(faults, k=random.randint(1, _MAX_FAULTS))
+    chance = random.Random(seed)
+    chosen = chance.choices(faults, k=chance.randint(1, _MAX_FAULTS))
     concrete = [
-        replace(it, nth=random.randint(1, _MAX_NTH))
-        if it.nth is None and it.probability is None
+        replace(it, nth=chance.randint(1, _MAX_NTH))
+        if it.nth is None and it.probability is None and not it.is_timed
         else it
         for it in chosen
     ]
@@ -107,9 +142,21 @@ def make_plan(faults: Sequence[Fault], seed: int) -> FaultPlan:
 
 
 def replay(
-    scenario: Scenario, plan: FaultPlan, *, timeout: float = 300.0
+    scenario: Scenario,
+    plan: FaultPlan,
+    *,
+    timeout: float = 300.0,
+    clock: Clock = "virtual",
 ) -> BaseException | None:
-    """Run a scenario under a plan, the same way each time; give what it raised."""
+    """Run a scenario under a plan, the same way each time; give what it raised.
+
+    Python's `random` is seeded for it, too, and put back.
+
+    Raises:
+        ScenarioError: it was called inside of trio.
+    """
+    if trio.lowlevel.in_trio_run():
+        raise ScenarioError("a scenario has a trio of its own: call it outside of trio")
 
     async def main() -> None:
         with trio.move_on_after(timeout) as scope:
@@ -117,42 +164,44 @@ def replay(
         if scope.cancelled_caught:
             raise HungError(timeout)
 
-    with _schedule_of(plan.seed):
+    virtual = trio.testing.MockClock(autojump_threshold=0)
+    with _chances_of(plan.seed):
         try:
-            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+            trio.run(main, clock=virtual if clock == "virtual" else None)
         except Exception as error:  # noqa: BLE001 - the finding
             return _innermost(error)
     return None
 
 
-class _schedule_of:  # noqa: N801 - used as a context manager
-    """Makes trio's choice of the next task depend on a seed, and puts it back."""
-
-    def __init__(self, seed: int) -> None:
-        # Trio has no public way; hypothesis-trio uses the same two names.
-        self._run: Any = import_module("trio._core._run")  # Any: private
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._state = self._run._r.getstate()
-        self._before = self._run._ALLOW_DETERMINISTIC_SCHEDULING
-        self._run._r.seed(self._seed)
-        self._run._ALLOW_DETERMINISTIC_SCHEDULING = True
-
-    def __exit__(self, *_: object) -> None:
-        self._run._r.setstate(self._state)
-        self._run._ALLOW_DETERMINISTIC_SCHEDULING = self._before
+@contextmanager
+def _chances_of(seed: int) -> Generator[None]:
+    """Make trio's choice of the next task, and `random`, depend on a seed only."""
+    # Trio has no public way; hypothesis-trio uses the same two names.
+    run: Any = import_module("trio._core._run")  # Any: private
+    schedule, chances = run._r.getstate(), random.getstate()
+    before = run._ALLOW_DETERMINISTIC_SCHEDULING
+    run._r.seed(seed)
+    random.seed(seed)
+    run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    try:
+        yield
+    finally:
+        run._r.setstate(schedule)
+        random.setstate(chances)
+        run._ALLOW_DETERMINISTIC_SCHEDULING = before
 
 
 def _shrink(
-    scenario: Scenario, plan: FaultPlan, error: BaseException, timeout: float
+    plan: FaultPlan,
+    error: BaseException,
+    fails: Callable[[FaultPlan], BaseException | None],
 ) -> tuple[FaultPlan, BaseException]:
-    """Leave faults out, and hit earlier messages, while it still fails."""
+    """Leave faults out, and hit less and earlier, while it still fails."""
     is_shorter = True
     while is_shorter:
         is_shorter = False
         for smaller in _smaller(plan):
-            found = replay(scenario, smaller, timeout=timeout)
+            found = fails(smaller)
             if found is not None:
                 plan, error, is_shorter = smaller, found, True
                 break
@@ -165,9 +214,18 @@ def _smaller(plan: FaultPlan) -> Iterable[FaultPlan]:
         for index in range(len(faults)):
             yield replace(plan, faults=(*faults[:index], *faults[index + 1 :]))
     for index, fault in enumerate(faults):
-        for nth in range(1, fault.nth or 1):
-            less = replace(fault, nth=nth)
+        for less in _lesser(fault):
             yield replace(plan, faults=(*faults[:index], less, *faults[index + 1 :]))
+
+
+def _lesser(fault: Fault) -> Iterable[Fault]:
+    if fault.probability is not None and fault.every is None:
+        for nth in range(1, _MAX_NTH + 1):
+            yield replace(fault, probability=None, nth=nth)
+    for nth in range(1, fault.nth or 1):
+        yield replace(fault, nth=nth)
+    for times in range(1, fault.times):
+        yield replace(fault, times=times)
 
 
 def _innermost(error: BaseException) -> BaseException:

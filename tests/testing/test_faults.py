@@ -1,14 +1,14 @@
 """The fault harness: each fault does its harm, plans are data and replay exactly."""
 
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from dspex import Actor, ChildSpec, Supervisor, open_node
+from dspex import Actor, ChildSpec, Program, Step, Supervisor, open_node
 from dspex.providers import Request
 from dspex.runtime import (
     CalleeExitedError,
@@ -23,6 +23,7 @@ from dspex.testing import (
     FaultPlanError,
     InjectedCrashError,
     ScenarioError,
+    ScriptedLM,
     assert_every_caller_answered,
     assert_no_orphans,
     assert_no_repeated_effects,
@@ -239,7 +240,7 @@ def test_a_scenario_that_hangs_is_a_failure_and_one_that_is_broken_an_error() ->
 
     found = explore(hangs, faults=[Fault("crash")], seeds=range(3))
     assert found.failure is not None
-    assert "virtual seconds" in str(found.failure)
+    assert "seconds of its clock" in str(found.failure)
 
     async def broken(plan: FaultPlan) -> None:
         raise ZeroDivisionError("always")
@@ -274,43 +275,95 @@ def own_children() -> list[int]:
     return [int(pid) for it in listed for pid in it.read_text().split()]
 
 
-PLUGIN = """
-import socket
-import pytest, trio
-from dspex import Program, Step
-from dspex.testing import Fault
-
-STEP = Step(module="Predict", signature="ticket -> category")
-
-async def test_runtime(runtime, scripted_lm, faults):
-    with faults(runtime.node, Fault("crash", "p/*", nth=1)) as harm:
-        run = await runtime.run(Program(name="p", steps={"s": STEP}), ticket="x")
-    assert run.steps[0].restarts == 1
-    assert harm.restarts("p/s") == 1
-
-async def test_clock(runtime, autojump_clock):
-    await trio.sleep(100)
-
-async def test_provider(fake_provider):
-    assert fake_provider.url.startswith("http://127.0.0.1")
-
-def test_network(no_network):
-    with socket.socket() as it, pytest.raises(AssertionError, match="192.0.2.1"):
-        it.connect(("192.0.2.1", 80))
-"""
+TRIAGE = Program(
+    name="triage",
+    steps={
+        "classify": Step(module="Predict", signature="ticket -> category"),
+        "answer": Step(module="Predict", signature="ticket, category -> reply"),
+    },
+)
 
 
-def test_the_plugin_gives_its_fixtures(tmp_path: Path) -> None:
+def answers(request: Request) -> str:
+    wanted = "reply" if "reply" in request.messages[0].text else "category"
+    return f'{{"{wanted}": "billing"}}'
 
-    folder = tmp_path
-    (folder / "test_it.py").write_text(PLUGIN)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "dspex.testing.plugin",
-         "-o", "trio_mode=true", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        timeout=60,
-    )  # fmt: skip
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+def test_a_program_is_explored_and_survives_deaths_of_its_actors() -> None:
+    deaths = [
+        Fault("crash", "triage/*"),
+        Fault("kill", "triage/*"),
+        Fault("slow", "triage/*"),
+    ]
+    found = explore(
+        TRIAGE,
+        faults=deaths,
+        seeds=range(100),
+        lm=lambda: ScriptedLM(answers),
+        inputs={"ticket": "x"},
+    )
+    found.check()
+    assert found.plans == 100
+
+
+def test_a_model_call_that_is_paid_twice_is_a_failure_of_a_program() -> None:
+    found = explore(
+        TRIAGE,
+        faults=[Fault("duplicate", "triage/*")],
+        lm=lambda: ScriptedLM(answers),
+        inputs={"ticket": "x"},
+    )
+    with pytest.raises(AssertionError, match=r"made 2 times: .*category"):
+        found.check()
+
+
+def test_what_breaks_a_program_is_found_and_shrunk() -> None:
+    found = explore(
+        TRIAGE,
+        faults=[Fault("fail", on="model", status=401), Fault("slow", "triage/*")],
+        lm=lambda: ScriptedLM(answers),
+        inputs={"ticket": "x"},
+    )
+    assert found.failure is not None
+    (fault,) = found.failure.plan.faults
+    assert (fault.kind, fault.nth) == ("fail", 1)
+    with pytest.raises(AssertionError, match="401"):
+        found.check()
+
+
+def test_a_chance_is_shrunk_to_the_message_that_it_hit() -> None:
+    async def scenario(plan: FaultPlan) -> None:
+        told: list[object] = []
+        async with open_node() as node:
+            await start(node, told)
+            with inject(node, plan):
+                for n in range(8):
+                    log = await node.registry.wait_for("log")
+                    await log.cast(Log.note, n)
+                    await trio.sleep(0.1)
+        assert 4 in told
+
+    found = explore(scenario, faults=[Fault("drop", "log", probability=0.3)])
+    assert found.failure is not None
+    (fault,) = found.failure.plan.faults
+    assert (fault.kind, fault.nth, fault.probability) == ("drop", 5, None)
+    again = replay(scenario, FaultPlan.from_yaml(found.failure.plan.to_yaml()))
+    assert isinstance(again, AssertionError)
+
+
+def test_a_scenario_with_threads_is_explored_on_the_real_clock() -> None:
+    async def scenario(plan: FaultPlan) -> None:
+        with trio.fail_after(5.0):
+            await trio.to_thread.run_sync(time.sleep, 0.05, abandon_on_cancel=True)
+
+    with pytest.raises(ScenarioError, match="without faults"):
+        explore(scenario, faults=[Fault("crash")], seeds=range(2))
+    explore(scenario, faults=[Fault("crash")], seeds=range(2), clock="real").check()
+
+
+async def test_explore_inside_of_trio_says_so() -> None:
+    async def scenario(plan: FaultPlan) -> None:
+        await trio.lowlevel.checkpoint()
+
+    with pytest.raises(ScenarioError, match="outside of trio"):
+        replay(scenario, FaultPlan())
