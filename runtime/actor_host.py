@@ -59,8 +59,8 @@ class ActorHost(RelatedProcess):
             if self.is_alive:
                 self.mailbox.put_signal(Info(message))
 
-        timer = Timer(send)
-        self.timers.add(self.timers.now() + after, timer)
+        timer = Timer(self.timers.now() + after, send)
+        self.timers.add(timer)
         return timer
 
     async def receive(

@@ -8,11 +8,12 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import trio
-from outcome import Error, Value
+from outcome import Error
 from trio.lowlevel import reschedule
 
 from dspex.runtime.errors import CallTimeoutError
 from dspex.runtime.reasons import ExitReason
+from dspex.runtime.wake import WOKEN
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Request(msgspec.Struct, eq=False):
     # True once answered, timed out or abandoned by its caller; never for a cast.
     settled: bool = False
     on_settled: Callable[[], None] | None = None
+    # What the caller finds when it is woken without an error.
+    answer: object = None
 
     @property
     def is_call(self) -> bool:
@@ -60,7 +63,8 @@ class Request(msgspec.Struct, eq=False):
             self.settled = True
             if self.on_settled is not None:
                 self.on_settled()
-            reschedule(task, Value(value))
+            self.answer = value
+            reschedule(task, WOKEN)
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an exception, if it still waits."""

@@ -12,6 +12,7 @@ from dspex.runtime.envelope import (
     Request,
     SystemEnvelope,
 )
+from dspex.runtime.wake import WOKEN
 
 
 class Mailbox:
@@ -106,7 +107,7 @@ class Mailbox:
         if reader is not None:
             self.reader = None
             self.handed = envelope
-            reschedule(reader)
+            reschedule(reader, WOKEN)
             return
         queue = self.queue
         if queue is None:
@@ -123,7 +124,7 @@ class Mailbox:
         else:
             self._system_reader = None
             self.handed = envelope
-            reschedule(reader)
+            reschedule(reader, WOKEN)
 
     # The actor's side.
 
@@ -153,7 +154,7 @@ class Mailbox:
         if reader is None or self._is_in_callback:
             return False
         self.reader = None
-        reschedule(reader)
+        reschedule(reader, WOKEN)
         return True
 
     def take_handed(self) -> Envelope:
@@ -197,7 +198,7 @@ class Mailbox:
         while senders and len(queue) < self.capacity:
             envelope, task = senders.popleft()
             if task is not None:
-                reschedule(task)
+                reschedule(task, WOKEN)
             elif isinstance(envelope, Request) and envelope.settled:
                 continue  # its caller has gone
             queue.append(envelope)
@@ -212,6 +213,6 @@ class Mailbox:
         if self._senders is not None:
             for envelope, task in self._senders:
                 if task is not None:
-                    reschedule(task)
+                    reschedule(task, WOKEN)
                 yield envelope
             self._senders = None

@@ -5,7 +5,6 @@ from types import CoroutineType
 from typing import Any
 
 import trio
-from outcome import Value
 from trio.lowlevel import checkpoint, reschedule, wait_task_rescheduled
 
 from dspex.runtime.actor import (
@@ -46,6 +45,7 @@ from dspex.runtime.reasons import (
 )
 from dspex.runtime.telemetry import ActorExited, ActorStarted
 from dspex.runtime.timers import Timer
+from dspex.runtime.wake import WOKEN
 
 log = get_logger()
 
@@ -129,7 +129,8 @@ class Process(ActorHost):
                                 envelope.settled = True
                                 if envelope.on_settled is not None:
                                     envelope.on_settled()
-                                reschedule(caller, Value(answer))
+                                envelope.answer = answer
+                                reschedule(caller, WOKEN)
                         else:
                             self._last_answer = answer
                             reason = self._stop_reason
@@ -218,8 +219,8 @@ class Process(ActorHost):
             if mailbox.is_idle:
                 mailbox.put_signal(Info(TIMEOUT))
 
-        timer = Timer(fire)
-        self.timers.add(self.timers.now() + seconds, timer)
+        timer = Timer(self.timers.now() + seconds, fire)
+        self.timers.add(timer)
         try:
             return await mailbox.wait()
         finally:
@@ -303,7 +304,7 @@ class Process(ActorHost):
     def _wake_starter(self) -> None:
         starter, self._starter = self._starter, None
         if starter is not None:
-            trio.lowlevel.reschedule(starter)
+            reschedule(starter, WOKEN)
 
     async def wait_started(self) -> None:
         """Wait until init has succeeded or the process is dead."""

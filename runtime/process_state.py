@@ -31,6 +31,7 @@ from dspex.runtime.ref import ActorRef, Port, Turns
 from dspex.runtime.registry import Groups, NameHolder
 from dspex.runtime.telemetry import Telemetry
 from dspex.runtime.timers import Timers
+from dspex.runtime.wake import WOKEN
 
 NOT_ANSWERED: Final = object()
 
@@ -38,17 +39,18 @@ NOT_ANSWERED: Final = object()
 class DeathWaiter:
     """A task that waits for a death, or for its time to be over."""
 
-    __slots__ = ("_task", "settled")
+    __slots__ = ("_task", "deadline", "settled")
 
-    def __init__(self, task: trio.lowlevel.Task) -> None:
+    def __init__(self, task: trio.lowlevel.Task, *, deadline: float) -> None:
         self._task = task
+        self.deadline = deadline
         self.settled = False
 
     def expire(self) -> None:
         """Wake the task, once."""
         if not self.settled:
             self.settled = True
-            reschedule(self._task)
+            reschedule(self._task, WOKEN)
 
     def abandon(self, _: object) -> trio.lowlevel.Abort:
         """Take note that the task was cancelled."""

@@ -19,6 +19,7 @@ from dspex.runtime.errors import (
 from dspex.runtime.mailbox import Mailbox
 from dspex.runtime.reasons import NORMAL, ExitReason
 from dspex.runtime.timers import Timers
+from dspex.runtime.wake import WOKEN
 
 ActorT = TypeVar("ActorT")
 T = TypeVar("T")
@@ -201,16 +202,17 @@ class ActorRef(Generic[ActorT]):
         request = Request(
             method, arguments, copy_context(), task, port, deadline, timeout
         )
-        timers.add(deadline, request)
+        timers.add(request)
         mailbox = port.mailbox
         reader = mailbox.reader
         if reader is not None:  # what put_call does for an actor that waits
             mailbox.reader = None
             mailbox.handed = request
-            reschedule(reader)
+            reschedule(reader, WOKEN)
         else:
             mailbox.put_call(request)
-        return await wait_task_rescheduled(request.abandon)
+        await wait_task_rescheduled(request.abandon)
+        return request.answer
 
     async def cast(
         self,

@@ -122,14 +122,16 @@ class RelatedProcess(ProcessState):
         if not self.is_alive:
             await checkpoint()
             return
-        waiter = DeathWaiter(trio.lowlevel.current_task())
+        waiter = DeathWaiter(
+            trio.lowlevel.current_task(), deadline=self.timers.now() + seconds
+        )
         if self._waiters is None:
             self._waiters = [waiter]
         else:
             self._waiters = [known for known in self._waiters if not known.settled]
             self._waiters.append(waiter)
         if seconds < math.inf:
-            self.timers.add(self.timers.now() + seconds, waiter)
+            self.timers.add(waiter)
         await wait_task_rescheduled(waiter.abandon)
 
     def tell_to_end(self) -> None:

@@ -146,7 +146,7 @@ async def _ask(ref: AnyRef, question: Callable[[Process], T], timeout: float) ->
         deadline,
         timeout,
     )
-    process.timers.add(deadline, request)
+    process.timers.add(request)
     process.mailbox.put_system(System(request))
-    answer: T = await trio.lowlevel.wait_task_rescheduled(request.abandon)
-    return answer
+    await trio.lowlevel.wait_task_rescheduled(request.abandon)
+    return cast("T", request.answer)

@@ -1,7 +1,8 @@
 """Timers: one heap per node for call deadlines and delayed messages.
 
-A cancel scope around each call would halve the call rate (6 us each). Entries of
-answered calls stay in the heap until they are due or outnumber the live ones.
+A cancel scope around each call would halve the call rate (6 us each). Most calls are
+answered long before their deadline, so what is added first lies unsorted, and what
+has settled by the time that is sorted never gets into the heap.
 """
 
 import heapq
@@ -14,8 +15,9 @@ import trio
 
 
 class Expiring(Protocol):
-    """What can wait in the heap."""
+    """What can wait for its deadline."""
 
+    deadline: float
     settled: bool
 
     def expire(self) -> None:
@@ -26,9 +28,10 @@ class Expiring(Protocol):
 class Timer:
     """A delayed message that can be taken back: `send_after`, `cancel_timer`."""
 
-    __slots__ = ("_action", "settled")
+    __slots__ = ("_action", "deadline", "settled")
 
-    def __init__(self, action: Callable[[], None]) -> None:
+    def __init__(self, deadline: float, action: Callable[[], None]) -> None:
+        self.deadline = deadline
         self._action = action
         self.settled = False
 
@@ -44,34 +47,47 @@ class Timer:
         self._action()
 
 
-_MIN_COMPACTION = 256
+_MIN_UNSORTED = 256
 
 
 class Timers:
     """Expires each entry that is not settled when its time has come."""
 
-    __slots__ = ("_armed", "_compact_at", "_heap", "_order", "_scope", "now")
+    __slots__ = ("_armed", "_heap", "_order", "_scope", "_sort_at", "_unsorted", "now")
 
     def __init__(self) -> None:
         self.now = trio.lowlevel.current_clock().current_time
+        self._unsorted: list[Expiring] = []
+        self._sort_at = _MIN_UNSORTED
         self._heap: list[tuple[float, int, Expiring]] = []
         self._order = itertools.count()
-        self._compact_at = _MIN_COMPACTION
         self._scope: trio.CancelScope | None = None
         self._armed = math.inf
 
-    def add(self, deadline: float, entry: Expiring) -> None:
-        """Expire `entry` at `deadline` on trio's clock."""
-        heap = self._heap
-        if len(heap) >= self._compact_at:
-            heap = self._heap = [known for known in heap if not known[2].settled]
-            heapq.heapify(heap)
-            self._compact_at = max(_MIN_COMPACTION, 2 * len(heap))
-        heapq.heappush(heap, (deadline, next(self._order), entry))
-        if deadline < self._armed:
-            self._armed = deadline
+    def add(self, entry: Expiring) -> None:
+        """Expire `entry` at its deadline on trio's clock."""
+        unsorted = self._unsorted
+        unsorted.append(entry)
+        if entry.deadline < self._armed:
+            self._armed = entry.deadline
             if self._scope is not None:
-                self._scope.deadline = deadline
+                self._scope.deadline = entry.deadline
+        if len(unsorted) >= self._sort_at:
+            self._sort()
+
+    def _sort(self) -> None:
+        # The settled go; as there are as many unsorted ones as were left in the heap
+        # the last time, this costs each entry the same however many wait.
+        heap = [known for known in self._heap if not known[2].settled]
+        heap += [
+            (entry.deadline, next(self._order), entry)
+            for entry in self._unsorted
+            if not entry.settled
+        ]
+        heapq.heapify(heap)
+        self._heap = heap
+        self._unsorted.clear()
+        self._sort_at = max(_MIN_UNSORTED, len(heap))
 
     async def run(self) -> None:
         """Sleep until the next deadline, expire what is due, for ever."""
@@ -82,9 +98,10 @@ class Timers:
             self._expire(self.now())
 
     def _expire(self, now: float) -> None:
-        heap = self._heap
-        while heap and (heap[0][2].settled or heap[0][0] <= now):
-            entry = heapq.heappop(heap)[2]
+        self._sort()
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)[2]
             if not entry.settled:
                 entry.expire()
-        self._armed = heap[0][0] if heap else math.inf
+        first = self._heap[0][0] if self._heap else math.inf
+        self._armed = min([first, *(entry.deadline for entry in self._unsorted)])
