@@ -56,6 +56,7 @@ check: setup
 
 bench: setup
 	@$(INSTALL) --group bench
+	@$(BIN)/python -m benchmarks._triotp
 	$(BIN)/python -m benchmarks $(NAME)
 
 clean:
