@@ -288,15 +288,20 @@ class Decisions:
         yield from self._stop(child)
         self._set_down(child)
 
-    def get_childspec(self, which: str | Pid) -> ChildSpec:
-        """Give the spec of a child."""
+    def get_childspec(
+        self, which: str | Pid, *, is_alive: Callable[[Pid], bool]
+    ) -> ChildSpec:
+        """Give the spec of a child; of one that has ended, the template."""
         if not self.options.is_simple:
             return self._find(which).spec
-        child = None if isinstance(which, str) else self._by_pid.get(which)
-        if child is not None:
+        template = self.template
+        if isinstance(which, str):
+            if template is not None and which == template.id:
+                return template
+        elif (child := self._by_pid.get(which)) is not None:
             return child.spec
-        if self.template is not None and which == self.template.id:
-            return self.template
+        elif template is not None and not is_alive(which):
+            return template
         raise ChildNotFoundError(which)
 
     def _stopped(self, id: str) -> Child:

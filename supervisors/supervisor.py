@@ -43,6 +43,10 @@ AnswerT = TypeVar("AnswerT")
 log = get_logger()
 
 
+def _is_alive(ref: AnyRef) -> bool:
+    return ref.is_alive
+
+
 @dataclass(frozen=True, slots=True)
 class ChildInfo:
     """One child, as `which_children` lists it; `ref` is None unless it runs."""
@@ -208,7 +212,7 @@ class Supervisor(Actor):
             SimpleOneForOneError: children have no ids here; give the ref.
         """
         await self._perform_call(
-            self.decisions.terminate_child(which, is_alive=lambda ref: ref.is_alive)
+            self.decisions.terminate_child(which, is_alive=_is_alive)
         )
 
     async def delete_child(self, id: str) -> None:
@@ -224,13 +228,15 @@ class Supervisor(Actor):
             raise Refuse(error) from None
 
     async def get_childspec(self, which: str | AnyRef) -> ChildSpec:
-        """Give a child's spec.
+        """Give a child's spec; under simple_one_for_one, by its ref.
+
+        A ref that is dead gets the template, as in OTP: any child was made from it.
 
         Raises:
             ChildNotFoundError: there is no such child.
         """
         try:
-            return self.decisions.get_childspec(which)
+            return self.decisions.get_childspec(which, is_alive=_is_alive)
         except SupervisorError as error:
             raise Refuse(error) from None
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -17,7 +18,13 @@ from dspex.runtime import (
     open_node,
     sys,
 )
-from dspex.supervisors import ChildInfo, ChildSpec, Supervisor, SupervisorError
+from dspex.supervisors import (
+    ChildInfo,
+    ChildSpec,
+    ChildSpecError,
+    Supervisor,
+    SupervisorError,
+)
 from dspex.testing.otp_terms import (
     Json,
     error_out,
@@ -30,15 +37,24 @@ from dspex.testing.otp_world import Root, ScenarioSupervisor, Worker, World, chi
 AnyRef = ActorRef[Any]  # Any: workers and supervisors
 
 
-def replay(scenario: Json) -> list[Json]:
-    """Run a scenario on a virtual clock; give the steps of its trace."""
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What dspex did: the steps of the trace, and the simple_one_for_one paths."""
+
+    steps: list[Json]
+    simple: set[str]
+
+
+def replay(scenario: Json) -> Replayed:
+    """Run a scenario on a virtual clock; give its trace."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     return trio.run(_replay, scenario, clock=clock)
 
 
-async def _replay(scenario: Json) -> list[Json]:
+async def _replay(scenario: Json) -> Replayed:
     async with open_node(shutdown_timeout=0) as node:
-        return await _Replay(node, scenario).run()
+        run = _Replay(node, scenario)
+        return Replayed(await run.run(), run.world.simple)
 
 
 class _Replay:
@@ -151,7 +167,12 @@ class _Replay:
     async def _ask(self, ref: ActorRef[Supervisor], path: str, step: Json) -> Json:
         op = step["op"]
         if op == "start_child":
-            spec = self._spec_of(path, step)
+            try:
+                spec = self._spec_of(path, step)
+            except ChildSpecError:
+                # In OTP the supervisor finds this out, when the call's turn comes.
+                await ref.call(Supervisor.count_children, timeout=math.inf)
+                raise
             pid = await ref.call(Supervisor.start_child, spec, timeout=math.inf)
             return {"ok": "undefined" if pid is None else "pid"}
         if op == "which_children":

@@ -21,6 +21,7 @@ from dspex.runtime import (
 )
 from dspex.runtime.telemetry import Event
 from dspex.supervisors import ChildSpec, Supervise, Supervisor
+from dspex.testing.otp_order import canonical
 from dspex.testing.otp_terms import Json, RaisedError, reason_in, reason_out
 
 AnyRef = ActorRef[Any]  # Any: workers and supervisors
@@ -171,6 +172,7 @@ class ScenarioSupervisor(Supervisor):
             for name in ("strategy", "intensity", "period", "auto_shutdown")
             if name in plan
         }
+        Supervise((), **options)  # faulty options are named before faulty children
         children = [child_spec(self.world, self.path, it) for it in plan["children"]]
         return Supervise(children, **options)
 
@@ -212,12 +214,26 @@ def child_spec(
     shutdown = plan.get("shutdown")
     if isinstance(shutdown, int | float):
         shutdown = shutdown / 1000
+    start = partial(
+        ScenarioSupervisor if is_supervisor else Worker, world, path, behaviour
+    )
+    restart = plan.get("restart", "permanent")
+    # OTP looks at this before it looks at shutdown and type, and names one fault only.
+    Supervise(
+        [
+            ChildSpec(
+                plan.get("id"),
+                start,
+                restart=restart,
+                significant=plan.get("significant", False),
+            )
+        ],
+        auto_shutdown=world.plans[supervisor].get("auto_shutdown", "never"),
+    )
     return ChildSpec(
         plan.get("id"),
-        partial(
-            ScenarioSupervisor if is_supervisor else Worker, world, path, behaviour
-        ),
-        restart=plan.get("restart", "permanent"),
+        start,
+        restart=restart,
         shutdown=shutdown,
         type=plan.get("type", "supervisor" if is_supervisor else "worker"),
         significant=plan.get("significant", False),
@@ -239,28 +255,3 @@ def _phases(plan: Json) -> tuple[list[Json], Json]:
     if "seq" in fields:
         return fields["seq"], fields["then"]
     return ["ok"] + ["error"] * fields["fail_on_restart"], "ok"
-
-
-def canonical(events: list[Json], simple: set[str]) -> list[Json]:
-    """Sort each run of ends among the children of one simple_one_for_one supervisor."""
-
-    def group(event: Json) -> str | None:
-        if event[0] not in ("terminate", "exit") or event[1] == ".":
-            return None
-        parent, _, _ = event[1].rpartition("/")
-        return parent or "." if (parent or ".") in simple else None
-
-    result: list[Json] = []
-    run: list[Json] = []
-    run_group: str | None = None
-    for event in [*events, None]:
-        its_group = None if event is None else group(event)
-        if run and its_group != run_group:
-            result += sorted(run, key=lambda it: (it[1], it[0] != "terminate"))
-            run = []
-        run_group = its_group
-        if its_group is None:
-            result.append(event)
-        else:
-            run.append(event)
-    return result[:-1]
