@@ -74,12 +74,15 @@ async def test_settled_entries_do_not_pile_up(waiting: int) -> None:
     for timer in kept:
         timers.add(timer)
     alive: weakref.WeakSet[Noted] = weakref.WeakSet()
-    for _ in range(20_000):
+
+    def one_that_settles() -> None:
         timer = Noted(5.0, nothing)
         alive.add(timer)
         timers.add(timer)
         timer.cancel()
-    del timer
+
+    for _ in range(20_000):
+        one_that_settles()
     gc.collect()
     assert len(alive) <= max(256, waiting)
 
