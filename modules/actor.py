@@ -8,6 +8,7 @@ of the module, for the forwards that come after.
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 import trio
@@ -31,7 +32,7 @@ from dspex.modules.parameter import (
     read_parameters,
     with_parameter,
 )
-from dspex.modules.prediction import Prediction
+from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.modules.saved_state import dump_dspy_state, load_dspy_state
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
@@ -73,19 +74,21 @@ class ModuleActor(Actor):
         self._parameters = read_parameters(self._module)
         self._subscribers: list[Subscriber] = []
         self._version = 1
-        self._slots = trio.Semaphore(max_concurrency)
         self._max_concurrency = max_concurrency
         self._max_waiting = max_waiting
         self._timeout = timeout
         self._snapshots = snapshots
         self._price = price
         self._starts = 1
-        self._pending = 0
+        self._running = 0
+        # All that have not ended, and those of them that wait for their turn.
+        self._pending: dict[_Forward, None] = {}
+        self._waiting: deque[tuple[_Forward, Context]] = deque()
         self._succeeded = 0
         self._failed = 0
-        self._usage = Usage()
+        self._usage = NO_USAGE
         self._history: deque[Execution] = deque(maxlen=HISTORY)
-        self._drains: list[trio.Event] = []
+        self._drains: list[_Drain] = []
 
     async def init(self) -> None:
         """Set the parameters again that the last incarnation had."""
@@ -117,7 +120,7 @@ class ModuleActor(Actor):
             ForwardTimeoutError: it took too long.
             DspexError: whatever the forward raises.
         """
-        if self._pending >= self._max_concurrency + self._max_waiting:
+        if len(self._pending) >= self._max_concurrency + self._max_waiting:
             raise Refuse(
                 ForwardQueueFullError(
                     self.name,
@@ -126,42 +129,63 @@ class ModuleActor(Actor):
                 )
             )
         answer: Deferred[Prediction] = self.deferred()
-        self._pending += 1
-        run = _Forward(self._module, dict(inputs), lm or self._lm, effects)
-        self.spawn(self._forward, answer, run)
+        run = _Forward(answer, self._module, dict(inputs), lm or self._lm, effects)
+        self._pending[run] = None
+        if self._running < self._max_concurrency:
+            self._running += 1
+            self._start(run)
+        else:
+            self._waiting.append((run, copy_context()))
         return answer
 
-    async def _forward(self, answer: Deferred[Prediction], run: "_Forward") -> None:
-        try:
-            async with self._slots:
-                if answer.is_wanted:
-                    await self._run(answer, run)
-        finally:
-            self._pending -= 1
-            for drain in self._drains:
-                drain.set()
+    def _start(self, run: "_Forward") -> None:
+        run.started = trio.current_time()
+        # The task's own scope: a second one would cost as much as the task.
+        self.spawn(self._work, run).deadline = run.started + self._timeout
 
-    async def _run(self, answer: Deferred[Prediction], run: "_Forward") -> None:
-        started = trio.current_time()
-        found: Prediction | Exception = ForwardTimeoutError(self.name, self._timeout)
+    async def _work(self, run: "_Forward") -> None:
         try:
-            with trio.move_on_after(self._timeout):
-                found = await run.module.run(run.inputs, lm=run.lm, effects=run.effects)
+            if run.answer.is_wanted:
+                await self._run(run)
+        finally:
+            del self._pending[run]
+            if self._drains:
+                self._drains = [drain for drain in self._drains if drain.goes_on(run)]
+            if self._waiting:
+                following, context = self._waiting.popleft()
+                # In the context of its own caller, not in this one's.
+                context.run(self._start, following)
+            else:
+                self._running -= 1
+
+    async def _run(self, run: "_Forward") -> None:
+        try:
+            found = await run.module.run(run.inputs, lm=run.lm, effects=run.effects)
         # The edge between a module and its callers: whatever a forward raises
         # is its caller's, and no reason for the other forwards to die.
         except Exception as error:  # noqa: BLE001
-            found = error
-        seconds = trio.current_time() - started
-        if isinstance(found, Prediction):
-            self._succeeded += 1
-            self._usage += found.usage
-            self._history.append(Execution(run.inputs, found, None, seconds))
-            answer.reply(found)
+            self._note_failed(run, error)
+        except BaseException as error:
+            if run.seconds < self._timeout:
+                raise
+            self._note_failed(run, ForwardTimeoutError(self.name, self._timeout))
+            if isinstance(error, BaseExceptionGroup):
+                # What failed beside the cancellation failed too late to matter.
+                rest = error.split(Exception)[1]
+                if rest is not None:
+                    raise rest from None
+            raise
         else:
-            self._failed += 1
-            self._history.append(Execution(run.inputs, None, found, seconds))
-            log.info("forward_failed", actor=self.name, error=repr(found))
-            answer.fail(found)
+            self._succeeded += 1
+            self._usage = add_usage(self._usage, found.usage)
+            self._history.append(Execution(run.inputs, found, None, run.seconds))
+            run.answer.reply(found)
+
+    def _note_failed(self, run: "_Forward", error: Exception) -> None:
+        self._failed += 1
+        self._history.append(Execution(run.inputs, None, error, run.seconds))
+        log.info("forward_failed", actor=self.name, error=repr(error))
+        run.answer.fail(error)
 
     # --- state
 
@@ -250,21 +274,12 @@ class ModuleActor(Actor):
         the answer comes when they have. Parameters that both have keep their values;
         no call is lost, and the name stays.
         """
-        old, running = self._parameters, self._pending
-        self._take(module.copy(), keep=old)
+        self._take(module.copy(), keep=self._parameters)
         answer: Deferred[int] = self.deferred()
-        self.spawn(self._drain, answer, running, self._succeeded + self._failed)
-        return answer
-
-    async def _drain(self, answer: Deferred[int], running: int, ended: int) -> None:
-        # Those that came later may end first, so this waits for a few too many rather
-        # than for one too few.
-        while self._pending and self._succeeded + self._failed < ended + running:
-            drain = trio.Event()
+        drain = _Drain(answer, set(self._pending))
+        if drain.goes_on():
             self._drains.append(drain)
-            await drain.wait()
-            self._drains.remove(drain)
-        answer.reply(running)
+        return answer
 
     def _take(
         self, module: Module, *, keep: Mapping[str, Parameter] | None = None
@@ -301,12 +316,11 @@ class ModuleActor(Actor):
 
     def _metrics(self) -> ModuleMetrics:
         durations = [execution.seconds for execution in self._history]
-        running = min(self._pending, self._max_concurrency)
         return ModuleMetrics(
             self._succeeded,
             self._failed,
-            running,
-            self._pending - running,
+            self._running,
+            len(self._waiting),
             sum(durations) / len(durations) if durations else 0.0,
             percentile(durations, 0.5),
             percentile(durations, 0.95),
@@ -319,16 +333,41 @@ class ModuleActor(Actor):
 class _Forward:
     """One forward as it came: what it runs on does not change any more."""
 
-    __slots__ = ("effects", "inputs", "lm", "module")
+    __slots__ = ("answer", "effects", "inputs", "lm", "module", "started")
 
     def __init__(
         self,
+        answer: Deferred[Prediction],
         module: Module,
         inputs: Mapping[str, Any],  # Any: as the module declares them
         lm: LM | None,
         effects: Effects | None,
     ) -> None:
+        self.answer = answer
+        self.started = 0.0
         self.module = module
         self.inputs = inputs
         self.lm = lm
         self.effects = effects
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return trio.current_time() - self.started
+
+
+class _Drain:
+    """Forwards of a module that was swapped, and who waits for them to end."""
+
+    def __init__(self, answer: Deferred[int], left: set[_Forward]) -> None:
+        self._answer = answer
+        self._count = len(left)
+        self._left = left
+
+    def goes_on(self, ended: _Forward | None = None) -> bool:
+        """Take note of an end; False, and the answer is given, after the last."""
+        if ended is not None:
+            self._left.discard(ended)
+        if not self._left:
+            self._answer.reply(self._count)
+        return bool(self._left)

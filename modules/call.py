@@ -10,21 +10,21 @@ in the memory is not done again: see `checks.py`.
 """
 
 import os
-from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from dspex.modules.prediction import Prediction
+from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Usage
 
 T = TypeVar("T")
 
-# A request's fingerprint, and how many equal ones came before it in this pass.
-Key: TypeAlias = tuple[str, int]
+# The number of what is asked of whom, and how many equal ones came before it in this
+# pass.
+Key: TypeAlias = tuple[int, int]
 
 
 class Effects(Protocol):
@@ -74,10 +74,14 @@ class Memory:
         default_factory=dict[Key, list[Feedback]]
     )
     # How often a check of a predictor's answer has failed, by its place.
-    failures: Counter[tuple[Key, int]] = field(default_factory=Counter[tuple[Key, int]])
+    failures: dict[tuple[Key, int], int] = field(
+        default_factory=dict[tuple[Key, int], int]
+    )
+    # What was asked so far: a request is hashed once, its number often.
+    numbers: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
     # Of this pass only.
-    seen: Counter[str] = field(default_factory=Counter[str])
-    checked: Counter[Key] = field(default_factory=Counter[Key])
+    seen: dict[int, int] = field(default_factory=dict[int, int])
+    checked: dict[Key, int] = field(default_factory=dict[Key, int])
     trace: list[TraceStep] = field(default_factory=list[TraceStep])
     suggestions: list[str] = field(default_factory=list[str])
 
@@ -88,11 +92,15 @@ class Memory:
         self.trace.clear()
         self.suggestions.clear()
 
-    def key(self, fingerprint: str) -> Key:
-        """Give the key of the next request with this fingerprint."""
-        occurrence = self.seen[fingerprint]
-        self.seen[fingerprint] += 1
-        return (fingerprint, occurrence)
+    def key(self, asked: Hashable) -> Key:
+        """Give the key of the next request that is equal to this one.
+
+        The request itself will do: to hash it costs less than its fingerprint.
+        """
+        number = self.numbers.setdefault(asked, len(self.numbers))
+        occurrence = self.seen.get(number, 0)
+        self.seen[number] = occurrence + 1
+        return (number, occurrence)
 
 
 @dataclass(slots=True)
@@ -104,7 +112,7 @@ class Call:
     trace_id: str = field(default_factory=lambda: os.urandom(16).hex())
     parent: "Call | None" = None
     memory: Memory = field(default_factory=Memory)
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
     def add_usage(self, usage: Usage, *, remembered: bool = False) -> None:
         """Count what a model call took, in this call and in those around it.
@@ -113,10 +121,10 @@ class Call:
         """
         call = self
         while call.parent is not None:
-            call.usage += usage
+            call.usage = add_usage(call.usage, usage)
             call = call.parent
         if not remembered:
-            call.usage += usage
+            call.usage = add_usage(call.usage, usage)
 
     async def perform(self, fingerprint: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work once in this run: a tool call, by its name and arguments."""
@@ -140,11 +148,13 @@ def current_call() -> Call | None:
     return _CURRENT.get()
 
 
-@contextmanager
-def enter_call(
+def begin_call(
     *, lm: LM | None = None, effects: Effects | None = None
-) -> Generator[Call]:
-    """Run a block as a call inside the current one; what is None is inherited."""
+) -> tuple[Call, Token[Call | None]]:
+    """Begin a call inside the current one; what is None is inherited.
+
+    `end_call(token)` must follow: a context manager would take as long again.
+    """
     parent = _CURRENT.get()
     if parent is None:
         call = Call(lm=lm, effects=effects)
@@ -156,11 +166,12 @@ def enter_call(
             parent=parent,
             memory=parent.memory,
         )
-    token = _CURRENT.set(call)
-    try:
-        yield call
-    finally:
-        _CURRENT.reset(token)
+    return call, _CURRENT.set(call)
+
+
+def end_call(token: Token[Call | None]) -> None:
+    """Go back to the call that was current before `begin_call`."""
+    _CURRENT.reset(token)
 
 
 @contextmanager

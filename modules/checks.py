@@ -13,11 +13,13 @@ bear that.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from dspex.modules.call import Call, Feedback, TraceStep, current_call
 from dspex.modules.errors import AssertionFailedError, FailedAttempt
 from dspex.modules.prediction import Prediction
+
+_K = TypeVar("_K")
 
 MAX_RETRIES = 2
 
@@ -88,7 +90,7 @@ def _pass(target: object) -> None:
     """Count a check that holds, so that the next one keeps its place."""
     call, step = _responsible(target)
     if call is not None and step is not None:
-        call.memory.checked[step.key] += 1
+        _count(call.memory.checked, step.key)
 
 
 def _responsible(target: object) -> tuple[Call | None, TraceStep | None]:
@@ -109,15 +111,21 @@ def _is_in(step: TraceStep, target: object) -> bool:
 
 def _take_retry(call: Call, step: TraceStep, message: str, max_retries: int) -> bool:
     memory = call.memory
-    place = (step.key, memory.checked[step.key])
-    memory.checked[step.key] += 1
-    if memory.failures[place] >= max_retries:
+    place = (step.key, _count(memory.checked, step.key))
+    if memory.failures.get(place, 0) >= max_retries:
         return False
-    memory.failures[place] += 1
+    _count(memory.failures, place)
     memory.feedback.setdefault(step.key, []).append(
         Feedback(step.choice, message, step.prediction.outputs)
     )
     return True
+
+
+def _count(counts: dict[_K, int], key: _K) -> int:
+    """Count one more, and give how many there were."""
+    before = counts.get(key, 0)
+    counts[key] = before + 1
+    return before
 
 
 def _attempts(call: Call, step: TraceStep, message: str) -> tuple[FailedAttempt, ...]:

@@ -8,7 +8,7 @@ import trio
 from dspex.modules.adapters.protocol import Adapter, Reading
 from dspex.modules.call import Answer, Call
 from dspex.modules.errors import AdapterParseError, Attempt
-from dspex.modules.prediction import Prediction
+from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.modules.signature import Signature
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Request, Response, Usage
@@ -34,10 +34,10 @@ class Exchange:
             ProviderError: the model could not be called.
         """
         attempts: list[Attempt] = []
-        usage = Usage()
+        usage = NO_USAGE
         while True:
             response = await self.complete(request)
-            usage += response.usage
+            usage = add_usage(usage, response.usage)
             read = self._read(response)
             if isinstance(read, _Unreadable):
                 attempts.append(read.attempt(response))
@@ -54,14 +54,20 @@ class Exchange:
                     request, read.choice, read.error.complaint
                 )
                 continue
+            seconds = response.seconds
+            for attempt in attempts:
+                seconds += attempt.seconds
+            notes = read[0].notes
+            if len(read) > 1:
+                notes = tuple(note for found in read for note in found.notes)
             prediction = Prediction.of(
                 [found.outputs for found in read],
                 usage=usage,
-                seconds=response.seconds + sum(a.seconds for a in attempts),
+                seconds=seconds,
                 trace_id=self.call.trace_id,
                 model=response.model,
                 attempts=attempts,
-                notes=[note for found in read for note in found.notes],
+                notes=notes,
             )
             return Answer(prediction, response.choices[0])
 
@@ -73,11 +79,12 @@ class Exchange:
         Raises:
             ProviderError: it could not be called.
         """
-        parts = split_choices(self.lm, request)
-        if len(parts) == 1:
-            response = await self._complete_one(parts[0])
+        if request.n > max(1, self.lm.capabilities.max_n):
+            response = await self._complete_all(split_choices(self.lm, request))
+        elif self.call.effects is None:
+            response = await self.lm.complete(request)
         else:
-            response = await self._complete_all(parts)
+            response = await self._complete_one(request)
         self.call.add_usage(response.usage)
         return response
 
@@ -88,7 +95,7 @@ class Exchange:
             ProviderError: it could not be called.
         """
         memory = self.call.memory
-        effect = (memory.key(f"{self.lm.name} {request.fingerprint()}"), 0)
+        effect = (memory.key((self.lm.name, request)), 0)
         found = memory.finished.get(effect)
         if isinstance(found, Response):
             self.call.add_usage(found.usage, remembered=True)

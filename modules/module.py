@@ -6,7 +6,7 @@ from typing import Any, Self, cast
 import trio
 
 from dspex.modules.adapters.protocol import Demo
-from dspex.modules.call import Call, Effects, enter_call, keep_trace
+from dspex.modules.call import Effects, begin_call, end_call, keep_trace
 from dspex.modules.checks import TryAgain, wants_another_pass
 from dspex.modules.errors import ForwardResultError
 from dspex.modules.plain import is_list, is_object
@@ -51,8 +51,17 @@ class Module:
             Exception: whatever forward raises.
         """
         started = trio.current_time()
-        with enter_call(lm=lm, effects=effects) as call:
-            found = await self._run_passes(call, inputs)
+        call, token = begin_call(lm=lm, effects=effects)
+        try:
+            while True:
+                try:
+                    found = await self.forward(**inputs)
+                    break
+                except (TryAgain, BaseExceptionGroup) as error:
+                    # The outermost forward runs again for as long as a check asks.
+                    if call.parent is not None or not wants_another_pass(error):
+                        raise
+                call.memory.start_pass()
             if isinstance(found, Mapping):
                 found = Prediction(**found)
             if not isinstance(found, Prediction):
@@ -67,18 +76,8 @@ class Module:
                 trace_id=call.trace_id,
                 suggestions=suggestions,
             )
-
-    async def _run_passes(self, call: Call, inputs: Inputs) -> object:
-        """Run forward; the outermost one again for as long as a check asks for it."""
-        if call.parent is not None:
-            return await self.forward(**inputs)
-        while True:
-            try:
-                return await self.forward(**inputs)
-            except (TryAgain, BaseExceptionGroup) as error:
-                if not wants_another_pass(error):
-                    raise
-            call.memory.start_pass()
+        finally:
+            end_call(token)
 
     async def batch(
         self,

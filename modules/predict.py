@@ -8,7 +8,13 @@ import trio
 
 from dspex.modules.adapters.choice import choose_adapter
 from dspex.modules.adapters.protocol import Adapter, Demo
-from dspex.modules.call import Answer, Call, TraceStep, current_call, enter_call
+from dspex.modules.call import (
+    Answer,
+    TraceStep,
+    begin_call,
+    current_call,
+    end_call,
+)
 from dspex.modules.checks import MAX_RETRIES, Check, first_problem_of
 from dspex.modules.errors import (
     AssertionFailedError,
@@ -20,13 +26,13 @@ from dspex.modules.errors import (
 from dspex.modules.exchange import Exchange
 from dspex.modules.fields import FieldType
 from dspex.modules.module import Predictor
-from dspex.modules.prediction import Prediction
+from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.modules.replayed import Replayed, can_stream
 from dspex.modules.signature import Inputs, SignatureLike, to_signature
 from dspex.modules.streaming import FieldDelta, choose_splitter
 from dspex.providers.errors import InvalidRequestError
 from dspex.providers.lm import LM, Capabilities
-from dspex.providers.messages import Message, Request, Usage
+from dspex.providers.messages import Message, Request
 from dspex.providers.streams import StreamingLM, TextDelta
 from dspex.runtime.log import get_logger
 
@@ -108,11 +114,40 @@ class Predict(Predictor):
             AssertionFailedError: no answer passed the checks, retries included.
             ProviderError: the model could not be called.
         """
-        call = current_call()
+        call, token = current_call(), None
         if call is None:
-            with enter_call() as call:
-                return await self._predict(call, inputs)
-        return await self._predict(call, inputs)
+            call, token = begin_call()
+        try:
+            checked = self._check_inputs(inputs)
+            lm = self.lm or call.lm
+            if lm is None:
+                raise LMNotConfiguredError(repr(self))
+            adapter = self._adapter_for(lm)
+            request = self._request(lm, adapter, checked)
+            memory = call.memory
+            key = memory.key((lm.name, request))
+            feedback = memory.feedback.get(key, ())
+            effect = (key, len(feedback))
+            answer = memory.finished.get(effect)
+            if isinstance(answer, Answer):
+                call.add_usage(answer.prediction.usage, remembered=True)
+            else:
+                for item in feedback:
+                    request = adapter.repair(request, item.choice, item.message)
+                exchange = Exchange(call, lm, adapter, self.signature)
+                if self.checks:
+                    answer = await self._ask_checked(exchange, request)
+                else:
+                    answer = await exchange.ask(request, repairs=self.repairs)
+                memory.finished[effect] = answer
+            prediction = answer.prediction
+            memory.trace.append(
+                TraceStep(self, checked, prediction, key, answer.choice)
+            )
+            return prediction
+        finally:
+            if token is not None:
+                end_call(token)
 
     async def stream(
         self,
@@ -173,38 +208,13 @@ class Predict(Predictor):
             return request
         return replace(request, **request_settings(self.settings))
 
-    async def _predict(self, call: Call, inputs: Inputs) -> Prediction:
-        checked = self._check_inputs(inputs)
-        lm = self.lm or call.lm
-        if lm is None:
-            raise LMNotConfiguredError(repr(self))
-        adapter = self._adapter_for(lm)
-        request = self._request(lm, adapter, checked)
-        memory = call.memory
-        key = memory.key(f"{lm.name} {request.fingerprint()}")
-        feedback = memory.feedback.get(key, [])
-        effect = (key, len(feedback))
-        answer = memory.finished.get(effect)
-        if isinstance(answer, Answer):
-            call.add_usage(answer.prediction.usage, remembered=True)
-        else:
-            for item in feedback:
-                request = adapter.repair(request, item.choice, item.message)
-            exchange = Exchange(call, lm, adapter, self.signature)
-            answer = await self._ask(exchange, request)
-            memory.finished[effect] = answer
-        memory.trace.append(
-            TraceStep(self, checked, answer.prediction, key, answer.choice)
-        )
-        return answer.prediction
-
-    async def _ask(self, exchange: Exchange, request: Request) -> Answer:
+    async def _ask_checked(self, exchange: Exchange, request: Request) -> Answer:
         """Ask until an answer can be read and passes the checks."""
-        usage = Usage()
+        usage = NO_USAGE
         rejected: list[FailedAttempt] = []
         while True:
             answer = await exchange.ask(request, repairs=self.repairs)
-            usage += answer.prediction.usage
+            usage = add_usage(usage, answer.prediction.usage)
             problem = first_problem_of(self.checks, answer.prediction)
             if problem is None:
                 return replace(

@@ -14,9 +14,9 @@ from dspex.providers.messages import Usage
 Outputs: TypeAlias = Mapping[str, Any]
 
 
-_NO_USAGE: Final = Usage()
+NO_USAGE: Final = Usage()
 _NOTHING: Final[Mapping[str, object]] = {
-    "usage": _NO_USAGE,
+    "usage": NO_USAGE,
     "seconds": 0.0,
     "trace_id": None,
     "model": None,
@@ -25,6 +25,11 @@ _NOTHING: Final[Mapping[str, object]] = {
     "suggestions": (),
     "facts": {},
 }
+
+
+def add_usage(usage: Usage, more: Usage) -> Usage:
+    """Give the sum; most calls are one model call, and there is nothing to add."""
+    return more if usage is NO_USAGE else usage + more
 
 
 class Prediction:
@@ -88,7 +93,7 @@ class Prediction:
         facts_known: dict[str, object] = {
             "_outputs": dict(completions[0]),
             "completions": tuple(completions),
-            "usage": usage or _NO_USAGE,
+            "usage": usage or NO_USAGE,
             "seconds": seconds,
             "trace_id": trace_id,
             "model": model,
@@ -103,9 +108,8 @@ class Prediction:
     def replace(self, **facts: object) -> Self:
         """Give the same outputs with other facts: `usage`, `seconds`, `trace_id`..."""
         made = type(self).__new__(type(self))
-        for name in Prediction.__slots__:
-            value = facts[name] if name in facts else getattr(self, name)
-            object.__setattr__(made, name, value)
+        for name, slot in _SLOTS:
+            slot.__set__(made, facts[name] if name in facts else slot.__get__(self))
         return made
 
     @property
@@ -233,9 +237,15 @@ def _rebuild(cls: type[Prediction], state: dict[str, object]) -> Prediction:
     return made
 
 
+# Any: slots have no type of their own.
+_SLOTS: Final[tuple[tuple[str, Any], ...]] = tuple(
+    (name, vars(Prediction)[name]) for name in Prediction.__slots__
+)
+
+
 def _fill(made: Prediction, state: Mapping[str, object]) -> None:
-    for name, value in state.items():
-        object.__setattr__(made, name, value)
+    for name, slot in _SLOTS:
+        slot.__set__(made, state[name])
 
 
 def _typed(outputs: Outputs, signature: SignatureLike | None) -> Outputs:

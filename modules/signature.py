@@ -17,20 +17,10 @@ Wherever a signature is expected, the string and the class do as well.
 """
 
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import (
-    Any,
-    ClassVar,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-    get_type_hints,
-)
+from typing import Any, ClassVar, TypeAlias
 
 import pydantic
 
@@ -41,38 +31,12 @@ from dspex.modules.errors import (
     UnknownInputError,
 )
 from dspex.modules.fields import Field, FieldType
+from dspex.modules.on_both import OnBoth, ValueOnBoth
+from dspex.modules.signature_class import read_fields
 from dspex.modules.signature_string import check_type, parse_signature
 
 # Any: inputs have the types that the signature gives them.
 Inputs: TypeAlias = Mapping[str, Any]
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-class _OnBoth(Generic[_P, _R]):
-    """A method that works on a signature and on a signature class alike."""
-
-    def __init__(self, function: "Callable[Concatenate[Signature, _P], _R]") -> None:
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(
-        self, instance: "Signature | None", owner: "type[Signature]"
-    ) -> Callable[_P, _R]:
-        signature = owner() if instance is None else instance
-        return self._function.__get__(signature, Signature)  # type: ignore[no-any-return]
-
-
-class _ValueOnBoth(Generic[_R]):
-    """A property that works on a signature and on a signature class alike."""
-
-    def __init__(self, function: "Callable[[Signature], _R]") -> None:
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance: "Signature | None", owner: "type[Signature]") -> _R:
-        return self._function(owner() if instance is None else instance)
 
 
 class Signature:
@@ -124,7 +88,7 @@ class Signature:
     def __init_subclass__(cls) -> None:
         """Read the fields of a signature class from its body."""
         super().__init_subclass__()
-        cls._declared = (*cls._declared, *_read_fields(cls))
+        cls._declared = (*cls._declared, *read_fields(cls))
         if cls.__doc__:
             cls._declared_instructions = cls.__doc__
 
@@ -135,57 +99,52 @@ class Signature:
         """The name of its class; `Signature` for one written as a string."""
         return self._name
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def fields(self) -> Mapping[str, Field]:
         """Give all fields by name, inputs first, in order."""
         return self._fields
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def input_fields(self) -> Mapping[str, Field]:
         """Give the inputs by name, in order."""
-        return self._inputs
+        return {n: f for n, f in self._fields.items() if f.role == "input"}
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def output_fields(self) -> Mapping[str, Field]:
         """Give the outputs by name, in order."""
-        return self._outputs
+        return {n: f for n, f in self._fields.items() if f.role == "output"}
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def instructions(self) -> str:
         """Give what the model is told to do; a sentence of the field names if unset."""
         return self._instructions or self._default_instructions()
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def has_instructions(self) -> bool:
         """Tell whether somebody wrote the instructions."""
         return bool(self._instructions)
 
-    @cached_property
-    def _inputs(self) -> Mapping[str, Field]:
-        return {n: f for n, f in self._fields.items() if f.role == "input"}
-
-    @cached_property
-    def _outputs(self) -> Mapping[str, Field]:
-        return {n: f for n, f in self._fields.items() if f.role == "output"}
-
     def _default_instructions(self) -> str:
-        inputs = _listing(self._inputs)
-        outputs = _listing(self._outputs)
+        inputs = _listing(self.input_fields)
+        outputs = _listing(self.output_fields)
         if not inputs:
             return f"Write {outputs}."
         return f"From {inputs}, work out {outputs}."
 
-    @_ValueOnBoth
+    @ValueOnBoth
     def signature(self) -> str:
         """Give the field names: `question, context -> answer`."""
-        return self._text
+        inputs, outputs = ", ".join(self.input_fields), ", ".join(self.output_fields)
+        return f"{inputs} -> {outputs}".strip()
 
     def __repr__(self) -> str:
-        inputs = ", ".join(map(_declare, self._inputs.values()))
-        outputs = ", ".join(map(_declare, self._outputs.values()))
+        inputs = ", ".join(map(_declare, self.input_fields.values()))
+        outputs = ", ".join(map(_declare, self.output_fields.values()))
         return f'Signature("{f"{inputs} -> {outputs}".strip()}")'
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if isinstance(other, type) and issubclass(other, Signature):
             other = other()
         if not isinstance(other, Signature):
@@ -200,25 +159,21 @@ class Signature:
     def _hash(self) -> int:
         return hash((tuple(self._fields), self.instructions))
 
-    @cached_property
-    def _text(self) -> str:
-        return f"{', '.join(self._inputs)} -> {', '.join(self._outputs)}".strip()
-
     # --- edits: each gives a new signature
 
-    @_OnBoth
+    @OnBoth
     def with_instructions(self, instructions: str) -> "Signature":
         """Give the same fields with other instructions."""
         return self._with(self._fields.values(), instructions)
 
-    @_OnBoth
+    @OnBoth
     def append_instructions(self, instructions: str) -> "Signature":
         """Give the same fields with a further paragraph of instructions."""
         return self._with(
             self._fields.values(), f"{self.instructions}\n\n{instructions}"
         )
 
-    @_OnBoth
+    @OnBoth
     def with_updated_fields(
         self,
         name: str,
@@ -250,7 +205,7 @@ class Signature:
             self._instructions,
         )
 
-    @_OnBoth
+    @OnBoth
     def insert(
         self, index: int, name: str, field: Field, type_: FieldType | None = None
     ) -> "Signature":
@@ -276,21 +231,21 @@ class Signature:
         rest = [f for f in same[place:] if f.name != name]
         return self._with([*kept, added, *rest, *other], self._instructions)
 
-    @_OnBoth
+    @OnBoth
     def prepend(
         self, name: str, field: Field, type_: FieldType | None = None
     ) -> "Signature":
         """Give a signature with one more field, before the others of its role."""
         return self.insert(0, name, field, type_)
 
-    @_OnBoth
+    @OnBoth
     def append(
         self, name: str, field: Field, type_: FieldType | None = None
     ) -> "Signature":
         """Give a signature with one more field, after the others of its role."""
         return self.insert(-1, name, field, type_)
 
-    @_OnBoth
+    @OnBoth
     def delete(self, name: str) -> "Signature":
         """Give a signature without the field; the same one if it has none such."""
         return self._with(
@@ -314,10 +269,10 @@ class Signature:
             InputTypeError: a value of another type, or one that breaks a constraint.
         """
         for name in inputs:
-            if name not in self._inputs:
-                raise UnknownInputError(self.signature, name, tuple(self._inputs))
+            if name not in self.input_fields:
+                raise UnknownInputError(self.signature, name, tuple(self.input_fields))
         checked: dict[str, Any] = {}  # Any: as declared
-        for name, field in self._inputs.items():
+        for name, field in self.input_fields.items():
             if name in inputs:
                 checked[name] = self._check_input(field, inputs[name])
             elif not field.is_required:
@@ -377,40 +332,3 @@ def _listing(names: Iterable[str]) -> str:
 
 def _declare(field: Field) -> str:
     return f"{field.name}: {field.type_name}" if field.typed else field.name
-
-
-def _read_fields(cls: type[Signature]) -> tuple[Field, ...]:
-    own = {n: v for n, v in vars(cls).items() if isinstance(v, Field)}
-    annotations = inspect.get_annotations(cls)
-    for name in annotations:
-        if name not in own and not name.startswith("_"):
-            raise SignatureError(
-                f"field {name!r} of {cls.__name__} has no role: "
-                f"write {name}: ... = InputField() or OutputField()"
-            )
-    hints = _resolve_hints(cls) if annotations else {}
-    fields: list[Field] = []
-    for name, declared in own.items():
-        if name.startswith("_"):
-            raise SignatureError(
-                f"field {name!r} of {cls.__name__} starts with an underscore"
-            )
-        annotation = hints.get(name)
-        if annotation is not None:
-            check_type(name, annotation)
-        fields.append(declared.named(name, annotation))
-        delattr(cls, name)
-    return tuple(fields)
-
-
-def _resolve_hints(cls: type[Signature]) -> dict[str, FieldType]:
-    module = sys.modules.get(cls.__module__)
-    try:
-        return get_type_hints(
-            cls, globalns=vars(module) if module else None, include_extras=True
-        )
-    except NameError as error:
-        raise SignatureError(
-            f"{cls.__name__}: {error}; types of a signature class must be visible in "
-            "its module"
-        ) from None

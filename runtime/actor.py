@@ -13,6 +13,8 @@ from typing import (
     Unpack,
 )
 
+import trio
+
 from dspex.runtime.envelope import DEFAULT_CAPACITY, Deferred
 from dspex.runtime.errors import DspexError
 from dspex.runtime.reasons import NORMAL, ExitReason
@@ -108,8 +110,8 @@ class Host(Protocol):
         self,
         work: Callable[..., Awaitable[object]],
         arguments: tuple[object, ...],
-    ) -> None:
-        """Start a task that dies with the actor."""
+    ) -> trio.CancelScope:
+        """Start a task that dies with the actor; give the scope it runs in."""
         ...
 
     def send_self(self, message: object, *, after: float | None) -> Timer | None:
@@ -240,9 +242,12 @@ class Actor:
 
     def spawn(
         self, work: Callable[[Unpack[Ts]], Awaitable[object]], *arguments: *Ts
-    ) -> None:
-        """Start a task that dies with this actor; its exception crashes the actor."""
-        self._host.spawn(work, arguments)
+    ) -> trio.CancelScope:
+        """Start a task that dies with this actor; its exception crashes the actor.
+
+        The scope is the task's own: cancel it, or give it a deadline.
+        """
+        return self._host.spawn(work, arguments)
 
     def continue_with(self, argument: object = None) -> None:
         """Run `handle_continue(argument)` after this callback, before any message."""

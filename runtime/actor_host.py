@@ -88,11 +88,11 @@ class ActorHost(RelatedProcess):
 
     def spawn(
         self, work: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
-    ) -> None:
+    ) -> trio.CancelScope:
         """Start a task that dies with the actor; its exception crashes the actor."""
         if self._tasks is None:
             self._tasks = OwnedTasks(self.node.nursery, self._task_crashed)
-        self._tasks.start(work, arguments)
+        return self._tasks.start(work, arguments)
 
     def _task_crashed(self, error: BaseException) -> None:
         if self.is_alive and self._signal_reason is None:

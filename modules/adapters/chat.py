@@ -1,30 +1,21 @@
 """Outputs between field markers: for any model that can hold a conversation."""
 
 import re
-from collections.abc import Mapping, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping
 
 from dspex.modules.adapters.json_text import find_object
 from dspex.modules.adapters.prompt import (
-    ask_again,
-    demo_messages,
     describe_fields,
     describe_value,
-    fill_optional,
-    history_messages,
-    input_content,
     marker,
     show_output,
 )
-from dspex.modules.adapters.protocol import Demo, Outputs, Reading
-from dspex.modules.adapters.values import (
-    UnreadableValueError,
-    read_value,
-)
+from dspex.modules.adapters.protocol import Demo, Reading
+from dspex.modules.adapters.text_adapter import TextAdapter
 from dspex.modules.errors import AdapterParseError
-from dspex.modules.signature import Inputs, Signature
-from dspex.providers.lm import Capabilities
-from dspex.providers.messages import Choice, Message, Request
+from dspex.modules.fields import Field
+from dspex.modules.signature import Signature
+from dspex.providers.messages import Choice
 
 COMPLETED = "completed"
 
@@ -37,7 +28,7 @@ _LOOSE_MARKER = re.compile(
 _ODD_SEPARATOR = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
-class ChatAdapter:
+class ChatAdapter(TextAdapter):
     """Inputs and outputs under `[[ ## name ## ]]` lines, as in dspy.
 
     Reading is tolerant: markers in mid-line, bold or in other case, and JSON instead
@@ -45,30 +36,43 @@ class ChatAdapter:
     """
 
     name = "ChatAdapter"
+    again = "Write the whole answer again, each field under its marker."
 
-    def __init__(self) -> None:
-        self._systems: WeakKeyDictionary[Signature, str] = WeakKeyDictionary()
-
-    def format(
-        self,
-        signature: Signature,
-        *,
-        demos: Sequence[Demo],
-        inputs: Inputs,
-        capabilities: Capabilities,
-    ) -> Request:
-        """Give the conversation: the task, the demos as turns, the inputs."""
-        system = self._systems.get(signature)
-        if system is None:
-            self._systems[signature] = system = _describe_task(signature)
-        return Request(
-            (
-                Message.system(system),
-                *demo_messages(signature, demos, write_outputs),
-                *history_messages(signature, inputs, write_outputs),
-                Message.user(input_content(signature, inputs, _reminder(signature))),
-            )
+    def describe_task(self, signature: Signature) -> str:
+        """Give the task, the fields, and the form of an answer."""
+        form = "\n\n".join(
+            f"{marker(name)}\n{{{describe_value(field)}}}"
+            for name, field in signature.output_fields.items()
         )
+        inputs = describe_fields(signature.input_fields.values())
+        outputs = describe_fields(signature.output_fields.values())
+        parts = [
+            f"Task: {signature.instructions}",
+            f"You are given:\n{inputs}" if inputs else "",
+            f"You write:\n{outputs}",
+            "Write your answer in exactly this form, where {...} stands for a value:",
+            f"{form}\n\n{marker(COMPLETED)}",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    def remind(self, signature: Signature) -> str:
+        """Name the markers in their order."""
+        names = ", ".join(marker(name) for name in signature.output_fields)
+        return (
+            f"Write {names}, each followed by its value, and then {marker(COMPLETED)}."
+        )
+
+    def write(self, signature: Signature, outputs: Demo) -> str:
+        """Give outputs under their markers."""
+        parts = [
+            f"{marker(name)}\n{show_output(field, outputs)}"
+            for name, field in signature.output_fields.items()
+        ]
+        return "\n\n".join([*parts, marker(COMPLETED)])
+
+    def place(self, field: Field) -> str:
+        """Name the marker."""
+        return marker(field.name)
 
     def parse(self, signature: Signature, choice: Choice) -> Reading:
         """Read the outputs from the text under their markers.
@@ -78,58 +82,16 @@ class ChatAdapter:
         """
         text = choice.text
         if not text.strip():
-            raise AdapterParseError(
-                self.name, signature.signature, problem="the answer is empty", text=text
-            )
+            raise self.error(signature, text, "the answer is empty")
         notes: list[str] = []
         try:
-            outputs = self._read(
-                signature, text, _sections(text, signature, notes), notes
-            )
+            found = _sections(text, signature, notes)
+            return self.read_outputs(signature, text, found, notes)
         except AdapterParseError:
             reading = self._read_loosely(signature, text)
             if reading is None:
                 raise
             return reading
-        return Reading(outputs, tuple(notes))
-
-    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
-        """Give the request that shows the model what is wrong with its answer."""
-        reminder = "Write the whole answer again, each field under its marker."
-        return ask_again(request, choice, problem, reminder)
-
-    def _read(
-        self,
-        signature: Signature,
-        text: str,
-        sections: Mapping[str, object],
-        notes: list[str],
-    ) -> Outputs:
-        outputs: Outputs = {}
-        for name, section in sections.items():
-            field = signature.output_fields[name]
-            try:
-                outputs[name] = read_value(field, section, notes)
-            except UnreadableValueError as error:
-                raise AdapterParseError(
-                    self.name,
-                    signature.signature,
-                    problem=str(error),
-                    text=text,
-                    field=name,
-                    expected=field.type_name,
-                ) from None
-        outputs, missing = fill_optional(signature, outputs)
-        if missing is not None:
-            raise AdapterParseError(
-                self.name,
-                signature.signature,
-                problem=f"there is no {marker(missing.name)} in the answer",
-                text=text,
-                field=missing.name,
-                expected=missing.type_name,
-            )
-        return outputs
 
     def _read_loosely(self, signature: Signature, text: str) -> Reading | None:
         candidates: tuple[tuple[str, Mapping[str, object] | None], ...] = (
@@ -139,44 +101,11 @@ class ChatAdapter:
         for note, sections in candidates:
             if not sections:
                 continue
-            notes = [note]
             try:
-                outputs = self._read(signature, text, sections, notes)
+                return self.read_outputs(signature, text, sections, [note])
             except AdapterParseError:
                 continue
-            return Reading(outputs, tuple(notes))
         return None
-
-
-def write_outputs(signature: Signature, outputs: Demo) -> str:
-    """Give outputs under their markers, as the model shall write them."""
-    parts = [
-        f"{marker(name)}\n{show_output(field, outputs)}"
-        for name, field in signature.output_fields.items()
-    ]
-    return "\n\n".join([*parts, marker(COMPLETED)])
-
-
-def _describe_task(signature: Signature) -> str:
-    form = "\n\n".join(
-        f"{marker(name)}\n{{{describe_value(field)}}}"
-        for name, field in signature.output_fields.items()
-    )
-    inputs = describe_fields(signature.input_fields.values())
-    outputs = describe_fields(signature.output_fields.values())
-    parts = [
-        f"Task: {signature.instructions}",
-        f"You are given:\n{inputs}" if inputs else "",
-        f"You write:\n{outputs}",
-        "Write your answer in exactly this form, where {...} stands for a value:",
-        f"{form}\n\n{marker(COMPLETED)}",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _reminder(signature: Signature) -> str:
-    names = ", ".join(marker(name) for name in signature.output_fields)
-    return f"Write {names}, each followed by its value, and then {marker(COMPLETED)}."
 
 
 def _sections(text: str, signature: Signature, notes: list[str]) -> dict[str, str]:
@@ -185,7 +114,7 @@ def _sections(text: str, signature: Signature, notes: list[str]) -> dict[str, st
     lines: list[str] = []
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
         stripped = line.strip()
-        match = _LINE_MARKER.match(stripped)
+        match = _LINE_MARKER.match(stripped) if stripped[:2] == "[[" else None
         if match is None:
             lines.append(line)
             continue

@@ -7,25 +7,22 @@ from weakref import WeakKeyDictionary
 from dspex.modules.adapters.chat import ChatAdapter
 from dspex.modules.adapters.json_text import load_object, loosely, without_thinking
 from dspex.modules.adapters.prompt import (
-    ask_again,
-    demo_messages,
     describe_constraints,
     describe_fields,
     describe_value,
-    fill_optional,
-    history_messages,
-    input_content,
 )
 from dspex.modules.adapters.protocol import Demo, Outputs, Reading
 from dspex.modules.adapters.schema import output_schema
-from dspex.modules.adapters.values import UnreadableValueError, read_value, to_plain
+from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.adapters.values import to_plain
 from dspex.modules.errors import AdapterParseError
+from dspex.modules.fields import Field
 from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import Choice, Message, OutputSchema, Request
+from dspex.providers.messages import Choice, OutputSchema, Request
 
 
-class JSONAdapter:
+class JSONAdapter(TextAdapter):
     """Inputs under markers, outputs as one JSON object, in the signature's order.
 
     A model that can is bound to the JSON schema of the outputs. `max_string_length`
@@ -34,13 +31,48 @@ class JSONAdapter:
     """
 
     name = "JSONAdapter"
+    again = "Write the whole JSON object again."
 
     def __init__(self, *, max_string_length: int | None = None) -> None:
+        super().__init__()
         self.max_string_length = max_string_length
-        self._systems: WeakKeyDictionary[Signature, str] = WeakKeyDictionary()
         self._schemas: WeakKeyDictionary[Signature, OutputSchema | None] = (
             WeakKeyDictionary()
         )
+
+    def describe_task(self, signature: Signature) -> str:
+        """Give the task, and the keys of the object with their types."""
+        keys = "\n".join(
+            f'- "{name}": {describe_value(field)}{describe_constraints(field)}'
+            for name, field in signature.output_fields.items()
+        )
+        inputs = describe_fields(signature.input_fields.values())
+        about = describe_fields(f for f in signature.output_fields.values() if f.desc)
+        parts = [
+            f"Task: {signature.instructions}",
+            f"You are given:\n{inputs}" if inputs else "",
+            f"Write one JSON object with these keys, in this order:\n{keys}",
+            f"What they mean:\n{about}" if about else "",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    def remind(self, signature: Signature) -> str:
+        """Name the keys in their order."""
+        names = ", ".join(f'"{name}"' for name in signature.output_fields)
+        return f"Write only the JSON object with {names}."
+
+    def write(self, signature: Signature, outputs: Demo) -> str:
+        """Give outputs as a JSON object."""
+        found = {
+            name: to_plain(outputs[name])
+            for name in signature.output_fields
+            if name in outputs
+        }
+        return json.dumps(found, ensure_ascii=False)
+
+    def place(self, field: Field) -> str:
+        """Name the key."""
+        return f"key {field.name!r}"
 
     def format(
         self,
@@ -50,19 +82,13 @@ class JSONAdapter:
         inputs: Inputs,
         capabilities: Capabilities,
     ) -> Request:
-        """Give the conversation: the task, the demos as turns, the inputs."""
-        system = self._systems.get(signature)
-        if system is None:
-            self._systems[signature] = system = _describe_task(signature)
-        return Request(
-            (
-                Message.system(system),
-                *demo_messages(signature, demos, write_outputs),
-                *history_messages(signature, inputs, write_outputs),
-                Message.user(input_content(signature, inputs, _reminder(signature))),
-            ),
-            output_schema=self._schema(signature) if capabilities.json_schema else None,
+        """Give the conversation, and the schema where the model follows one."""
+        request = super().format(
+            signature, demos=demos, inputs=inputs, capabilities=capabilities
         )
+        if not capabilities.json_schema:
+            return request
+        return Request(request.messages, self._schema(signature))
 
     def parse(self, signature: Signature, choice: Choice) -> Reading:
         """Read the outputs from the JSON object in the answer.
@@ -72,21 +98,17 @@ class JSONAdapter:
         """
         text = choice.text
         if not text.strip():
-            raise self._error(signature, text, "the answer is empty")
+            raise self.error(signature, text, "the answer is empty")
         found = load_object(text)
         try:
             if found is None:
-                raise self._error(signature, text, "there is no JSON object in it")
-            return self._read(signature, text, found, [])
+                raise self.error(signature, text, "there is no JSON object in it")
+            return self.read_outputs(signature, text, found, [])
         except AdapterParseError:
             reading = self._read_loosely(signature, choice)
             if reading is None:
                 raise
             return reading
-
-    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
-        """Give the request that shows the model what is wrong with its answer."""
-        return ask_again(request, choice, problem, "Write the whole JSON object again.")
 
     def _schema(self, signature: Signature) -> OutputSchema | None:
         if signature not in self._schemas:
@@ -101,38 +123,8 @@ class JSONAdapter:
         Raises:
             AdapterParseError: an output is missing or wrong.
         """
-        return self._read(signature, json.dumps(found, default=str), found, [])
-
-    def _read(
-        self, signature: Signature, text: str, found: Outputs, notes: list[str]
-    ) -> Reading:
-        outputs: Outputs = {}
-        for name, value in found.items():
-            field = signature.output_fields.get(name)
-            if field is None:
-                continue
-            try:
-                outputs[name] = read_value(field, value, notes)
-            except UnreadableValueError as error:
-                raise AdapterParseError(
-                    self.name,
-                    signature.signature,
-                    problem=str(error),
-                    text=text,
-                    field=name,
-                    expected=field.type_name,
-                ) from None
-        outputs, missing = fill_optional(signature, outputs)
-        if missing is not None:
-            raise AdapterParseError(
-                self.name,
-                signature.signature,
-                problem=f"there is no key {missing.name!r} in the answer",
-                text=text,
-                field=missing.name,
-                expected=missing.type_name,
-            )
-        return Reading(outputs, tuple(notes))
+        text = json.dumps(found, default=str)
+        return self.read_outputs(signature, text, found, [])
 
     def _read_loosely(self, signature: Signature, choice: Choice) -> Reading | None:
         spoken = without_thinking(choice.text)
@@ -142,7 +134,7 @@ class JSONAdapter:
         if forgiven is not None:
             read, notes = forgiven
             try:
-                return self._read(signature, choice.text, read, [*start, *notes])
+                return self.read_outputs(signature, choice.text, read, [*start, *notes])
             except AdapterParseError:
                 return None
         if "[[" not in spoken:
@@ -152,41 +144,3 @@ class JSONAdapter:
         except AdapterParseError:
             return None
         return Reading(reading.outputs, ("markers-in-json", *reading.notes))
-
-    def _error(
-        self, signature: Signature, text: str, problem: str
-    ) -> AdapterParseError:
-        return AdapterParseError(
-            self.name, signature.signature, problem=problem, text=text
-        )
-
-
-def write_outputs(signature: Signature, outputs: Demo) -> str:
-    """Give outputs as the JSON object that the model shall write."""
-    found = {
-        name: to_plain(outputs[name])
-        for name in signature.output_fields
-        if name in outputs
-    }
-    return json.dumps(found, ensure_ascii=False)
-
-
-def _describe_task(signature: Signature) -> str:
-    keys = "\n".join(
-        f'- "{name}": {describe_value(field)}{describe_constraints(field)}'
-        for name, field in signature.output_fields.items()
-    )
-    inputs = describe_fields(signature.input_fields.values())
-    about = describe_fields(f for f in signature.output_fields.values() if f.desc)
-    parts = [
-        f"Task: {signature.instructions}",
-        f"You are given:\n{inputs}" if inputs else "",
-        f"Write one JSON object with these keys, in this order:\n{keys}",
-        f"What they mean:\n{about}" if about else "",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _reminder(signature: Signature) -> str:
-    names = ", ".join(f'"{name}"' for name in signature.output_fields)
-    return f"Write only the JSON object with {names}."

@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias, cast, get_args, get_origin
+from typing import Final, Literal, TypeAlias, cast, get_args, get_origin
 
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.adapters.values import show_value
@@ -13,7 +13,7 @@ from dspex.modules.fields import Field
 from dspex.modules.media import History, Image
 from dspex.modules.plain import is_list
 from dspex.modules.signature import Inputs, Signature
-from dspex.providers.messages import Choice, Message, Part, Request, TextPart
+from dspex.providers.messages import Message, Part, Request, TextPart
 
 _CONSTRAINT_WORDS: Final[Mapping[str, str]] = {
     "gt": "more than {}",
@@ -163,29 +163,6 @@ def _with_note(note: str, content: str | tuple[Part, ...]) -> str | tuple[Part, 
     return (TextPart(note), *content) if note else content
 
 
-def ask_again(request: Request, choice: Choice, problem: str, reminder: str) -> Request:
-    """Give the conversation with the bad answer and what is wrong with it."""
-    complaint = f"That answer is not accepted: {problem}\n{reminder}"
-    said = [Message.assistant(choice.text)] if choice.text.strip() else []
-    return with_messages(request, [*request.messages, *said, Message.user(complaint)])
-
-
 def with_messages(request: Request, messages: Sequence[Message]) -> Request:
     """Give the same request with other messages."""
     return replace(request, messages=tuple(messages))
-
-
-def fill_optional(
-    signature: Signature, outputs: dict[str, Any]
-) -> tuple[dict[str, Any], Field | None]:  # Any: as the signature declares
-    """Give the outputs in order, defaults filled in, and the first that is missing."""
-    filled: dict[str, Any] = {}  # Any: as above
-    missing: Field | None = None
-    for name, field in signature.output_fields.items():
-        if name in outputs:
-            filled[name] = outputs[name]
-        elif field.is_optional:
-            filled[name] = field.get_default()
-        elif missing is None:
-            missing = field
-    return filled, missing

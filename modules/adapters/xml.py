@@ -1,43 +1,26 @@
 """Outputs in XML tags: for models that were taught to write them."""
 
 import re
-from collections.abc import Sequence
 from html import unescape
 from xml.etree import ElementTree
 
 from dspex.modules.adapters.json_text import find_object
-from dspex.modules.adapters.prompt import (
-    ask_again,
-    demo_messages,
-    describe_fields,
-    describe_value,
-    fill_optional,
-    history_messages,
-    input_content,
-    show_output,
-)
-from dspex.modules.adapters.protocol import Demo, Outputs, Reading
-from dspex.modules.adapters.values import UnreadableValueError, read_value
-from dspex.modules.errors import AdapterParseError
-from dspex.modules.signature import Inputs, Signature
-from dspex.providers.lm import Capabilities
-from dspex.providers.messages import Choice, Message, Request
+from dspex.modules.adapters.prompt import describe_fields, describe_value, show_output
+from dspex.modules.adapters.protocol import Demo, Reading
+from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.fields import Field
+from dspex.modules.signature import Signature
+from dspex.providers.messages import Choice
 
 
-class XMLAdapter:
+class XMLAdapter(TextAdapter):
     """Each output in its tag, `<answer>...</answer>`; nested values as JSON in it."""
 
     name = "XMLAdapter"
+    again = "Write all tags again."
 
-    def format(
-        self,
-        signature: Signature,
-        *,
-        demos: Sequence[Demo],
-        inputs: Inputs,
-        capabilities: Capabilities,
-    ) -> Request:
-        """Give the conversation: the task, the demos as turns, the inputs."""
+    def describe_task(self, signature: Signature) -> str:
+        """Give the task, the fields, and the tags of an answer."""
         form = "\n".join(
             f"<{name}>{{{describe_value(field)}}}</{name}>"
             for name, field in signature.output_fields.items()
@@ -48,15 +31,23 @@ class XMLAdapter:
             f"You write:\n{describe_fields(signature.output_fields.values())}",
             f"Write your answer in these tags, in this order:\n{form}",
         ]
+        return "\n\n".join(parts)
+
+    def remind(self, signature: Signature) -> str:
+        """Name the tags in their order."""
         names = ", ".join(f"<{name}>" for name in signature.output_fields)
-        return Request(
-            (
-                Message.system("\n\n".join(parts)),
-                *demo_messages(signature, demos, write_outputs),
-                *history_messages(signature, inputs, write_outputs),
-                Message.user(input_content(signature, inputs, f"Write {names}.")),
-            )
+        return f"Write {names}."
+
+    def write(self, signature: Signature, outputs: Demo) -> str:
+        """Give outputs in their tags."""
+        return "\n".join(
+            f"<{name}>\n{show_output(field, outputs)}\n</{name}>"
+            for name, field in signature.output_fields.items()
         )
+
+    def place(self, field: Field) -> str:
+        """Name the tag."""
+        return f"<{field.name}>"
 
     def parse(self, signature: Signature, choice: Choice) -> Reading:
         """Read the outputs from their tags.
@@ -66,7 +57,6 @@ class XMLAdapter:
         """
         text = choice.text
         notes: list[str] = []
-        outputs: Outputs = {}
         found = _read_tags(text, signature)
         if not found:
             found = _find_tags(text, signature)
@@ -74,42 +64,7 @@ class XMLAdapter:
         if not found:
             found = dict(find_object(text, signature) or {})
             notes.extend(["json-in-xml"] if found else [])
-        for name, value in found.items():
-            field = signature.output_fields[name]
-            try:
-                outputs[name] = read_value(field, value, notes)
-            except UnreadableValueError as error:
-                raise AdapterParseError(
-                    self.name,
-                    signature.signature,
-                    problem=str(error),
-                    text=text,
-                    field=name,
-                    expected=field.type_name,
-                ) from None
-        outputs, missing = fill_optional(signature, outputs)
-        if missing is not None:
-            raise AdapterParseError(
-                self.name,
-                signature.signature,
-                problem=f"there is no <{missing.name}> in the answer",
-                text=text,
-                field=missing.name,
-                expected=missing.type_name,
-            )
-        return Reading(outputs, tuple(notes))
-
-    def repair(self, request: Request, choice: Choice, problem: str) -> Request:
-        """Give the request that shows the model what is wrong with its answer."""
-        return ask_again(request, choice, problem, "Write all tags again.")
-
-
-def write_outputs(signature: Signature, outputs: Demo) -> str:
-    """Give outputs in their tags."""
-    return "\n".join(
-        f"<{name}>\n{show_output(field, outputs)}\n</{name}>"
-        for name, field in signature.output_fields.items()
-    )
+        return self.read_outputs(signature, text, found, notes)
 
 
 def _read_tags(text: str, signature: Signature) -> dict[str, object]:

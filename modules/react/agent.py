@@ -10,7 +10,7 @@ from dspex.modules.adapters.choice import choose_adapter
 from dspex.modules.adapters.json import JSONAdapter
 from dspex.modules.adapters.protocol import Adapter
 from dspex.modules.adapters.values import to_plain
-from dspex.modules.call import Call, current_call, enter_call
+from dspex.modules.call import Call, begin_call, current_call, end_call
 from dspex.modules.chain_of_thought import ChainOfThought
 from dspex.modules.errors import AdapterParseError, ConfigError, LMNotConfiguredError
 from dspex.modules.exchange import Exchange
@@ -141,10 +141,13 @@ class ReAct(Module):
             AgentFailedError: a model call failed; has the trajectory so far.
         """
         call = current_call()
-        if call is None:
-            with enter_call() as call:
-                return await self._run(call, inputs)
-        return await self._run(call, inputs)
+        if call is not None:
+            return await self._run(call, inputs)
+        call, token = begin_call()
+        try:
+            return await self._run(call, inputs)
+        finally:
+            end_call(token)
 
     async def _run(
         self, call: Call, inputs: dict[str, Any]
