@@ -4,8 +4,7 @@ import json
 import re
 from typing import Any, TypeAlias
 
-import json_repair
-
+from dspex.modules.adapters.repair import repair
 from dspex.modules.plain import is_object
 from dspex.modules.signature import Signature
 
@@ -88,7 +87,7 @@ def _load(text: str) -> object:
     except RecursionError:
         return None
     try:
-        return json_repair.loads(text)
+        return repair(text)
     # What it raises for some inputs is not documented; nothing readable is there.
     except (ValueError, TypeError, IndexError, RecursionError):
         return None

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
-import json_repair
 import pydantic
 
+from dspex.modules.adapters.repair import repair
 from dspex.modules.fields import Field, FieldType
 from dspex.modules.plain import is_list
 from dspex.modules.signature import first_problem
@@ -141,7 +141,7 @@ def _is_text_or_none(annotation: FieldType) -> bool:
 def _read_json(text: str) -> object:
     """Read JSON, or what was meant to be; a text that is neither stands for itself."""
     try:
-        found: object = json_repair.loads(text)
+        found: object = repair(text)
         if found == "" and text != "":
             found = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -1,0 +1,57 @@
+"""Repair of JSON that is none, in time that grows with the text and not its square.
+
+json_repair appends to a string one character at a time, and copies it each time. What
+it does with a long run of plain words depends on neither its length nor its letters,
+so in long texts such runs are cut short before the repair and put back after it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import json_repair
+
+from dspex.modules.plain import is_list, is_object
+
+_LONG: Final = 4_000
+_KEPT: Final = 12
+# No character in it means anything to the repair, inside a string or outside.
+_PLAIN_RUN: Final = re.compile(r"[^\W\d_](?:[^\W_]|[ .;!?]){46,}[^\W\d_]")
+_TOKEN: Final = "zqx"
+
+
+def repair(text: str) -> object:
+    """Give the value the text was meant to be, as json_repair reads it.
+
+    Raises:
+        Exception: what json_repair raises, which it does not document.
+    """
+    if len(text) < _LONG or _TOKEN in text:
+        return json_repair.loads(text)
+    runs: dict[str, str] = {}
+
+    def shorten(match: re.Match[str]) -> str:
+        run = match[0]
+        token = f" {_TOKEN}{_letters(len(runs))}{_TOKEN} "
+        runs[token.strip()] = run[_KEPT:-_KEPT]
+        # With blanks around the token, for a word alone is not a text of words.
+        return f"{run[:_KEPT]}{token}{run[-_KEPT:]}"
+
+    return _restore(json_repair.loads(_PLAIN_RUN.sub(shorten, text)), runs)
+
+
+def _letters(number: int) -> str:
+    return "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+_SHORTENED: Final = re.compile(rf" ({_TOKEN}[a-j]+{_TOKEN}) ")
+
+
+def _restore(value: object, runs: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return _SHORTENED.sub(lambda match: runs[match[1]], value)
+    if is_list(value):
+        return [_restore(item, runs) for item in value]
+    if is_object(value):
+        return {str(_restore(k, runs)): _restore(v, runs) for k, v in value.items()}
+    return value
