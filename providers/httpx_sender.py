@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from dspex.providers.exchange import ExchangeError, HeaderList, OversizeError, Reply
-from dspex.providers.transport import CONNECT_TIMEOUT
+from dspex.providers.origins import CONNECT_TIMEOUT
 
 # The deadline of the whole call bounds the reading.
 _TIMEOUT = httpx.Timeout(None, connect=CONNECT_TIMEOUT)

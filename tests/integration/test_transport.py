@@ -1,16 +1,19 @@
 import gzip
 import ssl
+import urllib.request
 from collections.abc import AsyncGenerator
 
 import h2.config
 import h2.connection
 import h2.events
+import httpcore
 import httpx
 import pytest
 import trio
 import trustme
 
 from dspex.providers import ConnectionFailedError, OpenAI, RetryPolicy, Transport
+from dspex.providers.origins import proxy_of
 from dspex.testing import Answer, FakeProvider, Hang, Raw, open_fake_provider
 
 ONCE = RetryPolicy(attempts=1)
@@ -285,3 +288,84 @@ async def test_http2_carries_many_calls_on_one_connection(
             assert transport.statistics().busy == 0
         nursery.cancel_scope.cancel()
     assert server.connections == 1
+
+
+async def test_what_comes_after_a_reply_is_not_taken_for_the_next(
+    server: FakeProvider,
+) -> None:
+    """A server that says too much gets a new connection, not a shifted answer."""
+    body = b'{"choices": [{"message": {"content": "mine"}}]}'
+    stray = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(head + body + stray)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port: int = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        async with Transport() as transport:
+            lm = OpenAI(
+                "m",
+                api_key="k",
+                base_url=f"http://127.0.0.1:{port}/v1",
+                retries=ONCE,
+                transport=transport,
+            )
+            for _ in range(3):
+                assert (await lm.complete("x", timeout=2)).text == "mine"
+            assert transport.statistics().idle == 0
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("variables", "host", "proxied"),
+    [
+        ({"http_proxy": "http://p:1"}, "models.invalid", True),
+        ({"all_proxy": "p:1"}, "models.invalid", True),
+        (
+            {"http_proxy": "http://p:1", "no_proxy": "models.invalid"},
+            "models.invalid",
+            False,
+        ),
+        ({"http_proxy": "http://p:1", "no_proxy": ".invalid"}, "models.invalid", False),
+        ({"http_proxy": "http://p:1", "no_proxy": "*"}, "models.invalid", False),
+        (
+            {"http_proxy": "http://p:1", "no_proxy": "models.invalid:8080"},
+            "models.invalid:8080",
+            False,
+        ),
+        (
+            {"http_proxy": "http://p:1", "no_proxy": "other.invalid"},
+            "models.invalid",
+            True,
+        ),
+        ({"https_proxy": "http://p:1"}, "models.invalid", False),
+    ],
+)
+def test_proxies_are_chosen_as_the_environment_says(
+    variables: dict[str, str],
+    host: str,
+    proxied: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    origin = httpcore.URL(f"http://{host}/v1").origin
+    assert (proxy_of(origin, urllib.request.getproxies()) is not None) is proxied
+
+
+async def test_a_proxy_of_another_kind_is_told(
+    server: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    lm = OpenAI("m", api_key="k", base_url="http://models.invalid/v1", retries=ONCE)
+    with pytest.raises(ConnectionFailedError, match="socks5:// proxy"):
+        await lm.complete("x")
