@@ -117,6 +117,12 @@ class Registry:
         Raises:
             NameWaitTimeoutError: nobody had the name within `timeout` seconds.
         """
+        ref = self._refs.get(name)
+        if ref is not None and ref.is_serving:
+            # The call that follows lets others run; a cancel scope would cost more
+            # than all the rest.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return ref
         with trio.move_on_after(timeout):
             while True:
                 ref = self._refs.get(name)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dspex.runtime import ActorRef, DspexError, Node
+from dspex.runtime import ActorRef, Node
 from dspex.runtime.engine import (
     Engine,
     Plan,
@@ -29,7 +29,6 @@ from dspex.runtime.journal import (
     RunRow,
 )
 from dspex.runtime.log import get_logger
-from dspex.runtime.reasons import describe
 from dspex.supervisors import (
     DynamicSupervisor,
     Supervisor,
@@ -37,6 +36,7 @@ from dspex.supervisors import (
     supervision_tree,
 )
 from dspex.worker.durable import RUNS, DurableDesk
+from dspex.worker.errors import NoStoreError, ProgramNotFoundError
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
 from dspex.worker.watching import watched_run
 
@@ -44,34 +44,6 @@ MODULES: Final = "modules"
 """The supervisor of the actors of native steps."""
 
 log = get_logger()
-
-
-class RuntimeStoppedError(DspexError):
-    """The supervision tree gave up: a child died more often than it may."""
-
-    def __init__(self, reason: object) -> None:
-        super().__init__(
-            f"the runtime stopped ({describe(reason)}): "
-            "the log tells which child died too often, and why"
-        )
-        self.reason = reason
-
-
-class ProgramNotFoundError(DspexError):
-    """No program of this name is loaded."""
-
-    def __init__(self, name: str, known: tuple[str, ...]) -> None:
-        super().__init__(
-            f"no program is named {name!r}; loaded are: {', '.join(known) or 'none'}"
-        )
-        self.name = name
-
-
-class NoStoreError(DspexError):
-    """What was asked for needs a store, and the runtime has none."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} needs a store: open_runtime(store='runs.db')")
 
 
 class Runtime:

@@ -1,5 +1,6 @@
 """The command line: dspex run, demo, doctor, worker."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"dspex {metadata.version('dspex')}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print it and end."
+        ),
+    ] = False,
+) -> None:
+    """Run LLM programs as supervised actors."""
+
 
 app.add_typer(runs_app, name="runs")
 app.add_typer(programs_app, name="programs")
@@ -96,9 +116,14 @@ def demo(
 
 
 @app.command()
-def doctor(debug: Debug = False) -> None:
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each finding.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Tell what is installed, what works, and what to do about what does not."""
-    execute(run_doctor, debug=debug, log_level="critical")
+    execute(lambda: run_doctor(as_json=as_json), debug=debug, log_level="critical")
 
 
 app.command("worker")(worker_command)

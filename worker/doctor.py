@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Final, Literal
 
+import msgspec
 import trio
 from rich.console import Console
 
@@ -37,17 +38,26 @@ class Finding:
     remedy: str = ""
 
 
-async def run_doctor() -> int:
+async def run_doctor(*, as_json: bool = False) -> int:
     """Print each finding as it is made; 0 if nothing is bad."""
     console = Console()
+
+    def show(finding: Finding) -> None:
+        if as_json:
+            print(msgspec.json.encode(finding).decode(), flush=True)  # noqa: T201
+        else:
+            _show(console, finding)
+
     findings = [_check_python(), _check_platform(), _check_dspex(), _check_key()]
     for finding in findings:
-        _show(console, finding)
+        show(finding)
     async with open_node(shutdown_timeout=1.0) as node:
         for check in (_check_embedded, _check_dspy):
             findings.append(await _bounded(check, node))
-            _show(console, findings[-1])
+            show(findings[-1])
     bad = sum(finding.state == "bad" for finding in findings)
+    if as_json:
+        return SOME_FAILED if bad else ALL_GOOD
     off = sum(finding.state == "off" for finding in findings)
     if bad:
         console.print(f"\n{bad} of {len(findings)} checks are bad.")

@@ -1,6 +1,9 @@
-"""Errors of a runtime inside another program.
+"""Errors of a runtime, and of one inside another program.
 
 DspexError
+├── RuntimeStoppedError       its supervision tree gave up
+├── ProgramNotFoundError      no program of that name is loaded
+├── NoStoreError              what was asked for needs a store
 └── EmbeddingError            the runtime cannot be used from here
     ├── RuntimeClosedError    it is closing, closed, or has given up
     ├── ForkedRuntimeError    it stayed behind in the parent process
@@ -10,6 +13,34 @@ DspexError
 
 from dspex.runtime.errors import DspexError
 from dspex.runtime.reasons import describe
+
+
+class RuntimeStoppedError(DspexError):
+    """The supervision tree gave up: a child died more often than it may."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(
+            f"the runtime stopped ({describe(reason)}): "
+            "the log tells which child died too often, and why"
+        )
+        self.reason = reason
+
+
+class ProgramNotFoundError(DspexError):
+    """No program of this name is loaded."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"no program is named {name!r}; loaded are: {', '.join(known) or 'none'}"
+        )
+        self.name = name
+
+
+class NoStoreError(DspexError):
+    """What was asked for needs a store, and the runtime has none."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} needs a store: open_runtime(store='runs.db')")
 
 
 class EmbeddingError(DspexError):

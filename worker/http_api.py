@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from dspex.runtime.engine import Plan, RunInputError
 from dspex.runtime.journal import RunNotFoundError
-from dspex.worker.app import ProgramNotFoundError
+from dspex.worker.errors import ProgramNotFoundError
 from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, EventStream, frame
 from dspex.worker.guard import Guard, problem
 from dspex.worker.metrics import make_registry, render

@@ -51,8 +51,9 @@ from dspex.supervisors import (
     DynamicSupervisor,
     Supervisor,
 )
-from dspex.worker.app import MODULES, Runtime, RuntimeStoppedError
+from dspex.worker.app import MODULES, Runtime
 from dspex.worker.durable import RUNS, DurableDesk
+from dspex.worker.errors import RuntimeStoppedError
 from dspex.worker.runs import MAX_UNFINISHED, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, WatchedLM
 

@@ -87,8 +87,10 @@ class RunRecord:
         default_factory=lambda: deque[RunEvent](maxlen=MAX_EVENTS)
     )
     last_seq: int = 0
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    changed: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope | None = None
+    """Of the task that runs it, where one of this process does."""
+    _changed: trio.Event | None = None
+    _ended: trio.Event | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -99,8 +101,24 @@ class RunRecord:
         """Add an event and wake who waits for one."""
         self.last_seq += 1
         self.events.append(RunEvent(self.last_seq, self.id, kind, time.time(), data))
-        changed, self.changed = self.changed, trio.Event()
-        changed.set()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait_changed(self) -> None:
+        """Wait for the next event."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    async def wait_finished(self) -> None:
+        """Wait for the end; what happens until then wakes nobody."""
+        if self.is_finished:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._ended is None:
+            self._ended = trio.Event()
+        await self._ended.wait()
 
     def finish(self, status: Status, run: Run | None, error: Exception | None) -> None:
         """Give it its final status."""
@@ -108,6 +126,8 @@ class RunRecord:
         self.finished_at = time.time()
         text = None if error is None else str(error)
         self.note("finished", status=status, error=text)
+        if self._ended is not None:
+            self._ended.set()
 
     def summary(self) -> dict[str, Any]:  # Any: JSON
         """Give what a list of runs shows."""
@@ -265,8 +285,7 @@ class RunTable:
     async def wait_finished(self, run: str) -> RunRecord:
         """Wait for a run's end."""
         record = self.get(run)
-        while not record.is_finished:
-            await record.changed.wait()
+        await record.wait_finished()
         return record
 
     async def next_events(self, run: str, *, after: int = 0) -> list[RunEvent]:
@@ -275,7 +294,7 @@ class RunTable:
         while record.last_seq <= after:
             if record.is_finished:
                 return []
-            await record.changed.wait()
+            await record.wait_changed()
         return [event for event in record.events if event.seq > after]
 
     async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
@@ -301,23 +320,26 @@ class Runs(Actor):
     async def init(self) -> None:
         """Take up the runs that an earlier incarnation did not finish."""
         for record in self._table.unfinished:
-            record.scope = trio.CancelScope()
             await self.begin(record.id)
 
     async def begin(self, run: str) -> None:
         """Start an accepted run, unless it is under way."""
         if run not in self._mine:
             self._mine.add(run)
-            self.spawn(self._run, self._table.get(run))
+            record = self._table.get(run)
+            record.scope = scope = trio.CancelScope()
+            self.spawn(self._run, record, scope)
 
     async def cancel(self, run: str) -> None:
         """Cancel a run, unless it is finished."""
-        self._table.get(run).scope.cancel()
+        record = self._table.get(run)
+        if record.scope is not None:
+            record.scope.cancel()
 
-    async def _run(self, record: RunRecord) -> None:
+    async def _run(self, record: RunRecord, scope: trio.CancelScope) -> None:
         run: Run | None = None
         error: Exception | None = None
-        with record.scope:
+        with scope:
             self._table.began(record)
             try:
                 run = await self._execute(record)

@@ -19,8 +19,10 @@ from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
 from dspex.providers.lm import LM
 from dspex.runtime import DspexError
 from dspex.runtime.log import get_logger
-from dspex.worker.app import Runtime, RuntimeStoppedError
+from dspex.worker.app import Runtime
 from dspex.worker.application import open_app
+from dspex.worker.errors import RuntimeStoppedError
+from dspex.worker.garbage import settle_memory
 from dspex.worker.guard import Sessions
 from dspex.worker.http_api import make_api
 from dspex.worker.loading import Loader
@@ -103,6 +105,7 @@ class _Worker:
             self._service = service = make_service(runtime, settings)
             async with trio.open_nursery() as nursery:
                 (url,) = await nursery.start(listen, service, bound)
+                settle_memory()
                 log.info("worker_ready", url=url, pid=os.getpid())
                 self._notifier.tell("READY=1")
                 nursery.start_soon(self._keep_alive, service)

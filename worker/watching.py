@@ -168,6 +168,8 @@ class WatchedLM:
         except Exception as error:
             record.note("call_failed", **facts, error=describe(error))
             raise
+        if response.choices[0].finish_reason == "length":
+            facts["is_truncated"] = True
         if self._keep_text:
             facts["completion"] = response.text[:_MAX_TEXT]
         record.note(

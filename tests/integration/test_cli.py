@@ -237,3 +237,16 @@ async def test_a_file_without_inputs_is_refused(tmp_path: Path) -> None:
     done = await dspex("run", PROGRAM, "--inputs", tmp_path / "empty.jsonl")
     assert done.status == 2
     assert "empty.jsonl: there is no input in it" in done.err
+
+
+async def test_the_version_is_told() -> None:
+    done = await dspex("--version")
+    assert (done.status, done.out.split()[0]) == (0, "dspex")
+
+
+async def test_doctor_gives_its_findings_as_json() -> None:
+    done = await dspex("doctor", "--json")
+    findings = [json.loads(line) for line in done.out.splitlines()]
+    assert {"python", "dspex", "embedded model"} <= {it["name"] for it in findings}
+    assert {it["state"] for it in findings} <= {"ok", "off", "bad"}
+    assert done.status == any(it["state"] == "bad" for it in findings)

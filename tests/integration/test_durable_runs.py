@@ -31,8 +31,8 @@ from dspex.runtime.journal import (
 )
 from dspex.runtime.journal.store import Store
 from dspex.testing import ScriptedLM, open_fake_provider
-from dspex.worker.app import NoStoreError
 from dspex.worker.durable import RUNS
+from dspex.worker.errors import NoStoreError
 from dspex.worker.open_runtime import open_runtime
 from dspex.worker.runs import KeyReusedError
 from tests.integration.dspex_command import (

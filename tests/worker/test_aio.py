@@ -16,8 +16,13 @@ import dspex
 from dspex import App, ChildSpec, Program, Step
 from dspex.runtime.engine import ProgramError
 from dspex.testing import ScriptedLM
-from dspex.worker.app import ProgramNotFoundError, Runtime, RuntimeStoppedError
-from dspex.worker.errors import RuntimeClosedError, WrongLoopError
+from dspex.worker.app import Runtime
+from dspex.worker.errors import (
+    ProgramNotFoundError,
+    RuntimeClosedError,
+    RuntimeStoppedError,
+    WrongLoopError,
+)
 
 T = TypeVar("T")
 

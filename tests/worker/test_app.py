@@ -7,7 +7,7 @@ import trio.testing
 from dspex import Program, open_runtime
 from dspex.runtime.engine import StepFailedError
 from dspex.testing import ScriptedLM
-from dspex.worker.app import RuntimeStoppedError
+from dspex.worker.errors import RuntimeStoppedError
 
 ANSWER = '{"category": "billing"}'
 
