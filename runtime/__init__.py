@@ -32,6 +32,7 @@ from dspex.runtime.ref import ActorRef
 from dspex.runtime.registry import (
     AlreadyNamedError,
     Groups,
+    Names,
     NameTakenError,
     NameWaitTimeoutError,
     Registry,
@@ -65,6 +66,7 @@ __all__ = [
     "NameTakenError",
     "NameWaitTimeoutError",
     "NamedRef",
+    "Names",
     "NoProcessError",
     "Node",
     "Refuse",

@@ -19,7 +19,7 @@ from dspex.runtime.envelope import DEFAULT_CAPACITY, Deferred
 from dspex.runtime.errors import DspexError
 from dspex.runtime.reasons import NORMAL, ExitReason
 from dspex.runtime.ref import ActorRef
-from dspex.runtime.registry import Registry
+from dspex.runtime.registry import Names, Registry
 from dspex.runtime.timers import Timer
 
 Ts = TypeVarTuple("Ts")
@@ -79,7 +79,12 @@ class NodePort(Protocol):
         ...
 
     async def start(
-        self, actor: "ActorT", *, name: str | None = None, timeout: float = math.inf
+        self,
+        actor: "ActorT",
+        *,
+        name: str | None = None,
+        timeout: float = math.inf,
+        registry: Names | None = None,
     ) -> "ActorRef[ActorT]":
         """Start an actor without a link."""
         ...
@@ -137,7 +142,12 @@ class Host(Protocol):
         ...
 
     async def start_link(
-        self, actor: "ActorT", *, name: str | None, timeout: float
+        self,
+        actor: "ActorT",
+        *,
+        name: str | None,
+        timeout: float,
+        registry: Names | None,
     ) -> "ActorRef[ActorT]":
         """Start an actor linked to this one, which is its parent."""
         ...
@@ -292,10 +302,17 @@ class Actor:
         self._host.exit(ref, reason)
 
     async def start_link(
-        self, actor: "ActorT", *, name: str | None = None, timeout: float = math.inf
+        self,
+        actor: "ActorT",
+        *,
+        name: str | None = None,
+        timeout: float = math.inf,
+        registry: Names | None = None,
     ) -> "ActorRef[ActorT]":
-        """Start an actor linked to this one, which is its parent."""
-        return await self._host.start_link(actor, name=name, timeout=timeout)
+        """Start an actor linked to this one, which is its parent; see `Node.start`."""
+        return await self._host.start_link(
+            actor, name=name, timeout=timeout, registry=registry
+        )
 
     async def end_children(
         self,

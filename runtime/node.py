@@ -53,9 +53,11 @@ class Node:
         """The node's names."""
         return self._registry
 
-    def named(self, name: str, actor_class: type[ActorT]) -> NamedRef[ActorT]:
+    def named(
+        self, name: str, actor_class: type[ActorT], *, registry: Names | None = None
+    ) -> NamedRef[ActorT]:
         """Give a ref that looks `name` up at each use, typed by the actor's class."""
-        return NamedRef(name, self._registry)
+        return NamedRef(name, self._registry if registry is None else registry)
 
     async def start(
         self,
@@ -86,8 +88,8 @@ class Node:
         *,
         name: str | None,
         parent: ProcessState | None,
-        timeout: float = math.inf,
-        registry: Names | None = None,
+        timeout: float,
+        registry: Names | None,
     ) -> ActorRef[ActorT]:
         """Start an actor, linked to its parent if it has one; see `start`."""
         if self.must_end.is_set() and parent is None:

@@ -206,8 +206,9 @@ class Process(ActorHost):
         envelope = self.mailbox.take()
         if envelope is None and self._idle_seconds is not None:
             envelope = await self._wait_idle(self._idle_seconds)
-        self._idle_seconds = None
-        self._attention = self._debug is not None
+        if not isinstance(envelope, System):  # its question starts the time anew
+            self._idle_seconds = None
+        self._attention = self._debug is not None or self._idle_seconds is not None
         if envelope is not None and self._debug is not None:
             self._debug.note_in(envelope)
         return envelope

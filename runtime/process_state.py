@@ -28,7 +28,7 @@ from dspex.runtime.reasons import (
     ExitReason,
 )
 from dspex.runtime.ref import ActorRef, Port, Turns
-from dspex.runtime.registry import Groups, NameHolder
+from dspex.runtime.registry import Groups, NameHolder, Names
 from dspex.runtime.telemetry import Telemetry
 from dspex.runtime.timers import Timers
 from dspex.runtime.wake import WOKEN
@@ -263,6 +263,7 @@ class ProcessNode(NodePort, Protocol):
         name: str | None,
         parent: "ProcessState | None",
         timeout: float,
+        registry: Names | None,
     ) -> ActorRef[ActorT]:
         """Start an actor and wait for its init."""
         ...

@@ -22,6 +22,7 @@ from dspex.runtime.reasons import (
     ExitReason,
 )
 from dspex.runtime.ref import ActorRef
+from dspex.runtime.registry import Names
 
 
 class RelatedProcess(ProcessState):
@@ -33,11 +34,16 @@ class RelatedProcess(ProcessState):
         return cast("RelatedProcess", self.node.process_of(ref))
 
     async def start_link(
-        self, actor: ActorT, *, name: str | None, timeout: float
+        self,
+        actor: ActorT,
+        *,
+        name: str | None,
+        timeout: float,
+        registry: Names | None,
     ) -> ActorRef[ActorT]:
         """Start an actor linked to this one, which is its parent."""
         return await self.node.start_process(
-            actor, name=name, parent=self, timeout=timeout
+            actor, name=name, parent=self, timeout=timeout, registry=registry
         )
 
     def link(self, ref: ActorRef[Any]) -> None:  # Any: of every class

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from dspex.runtime.actor import Actor, InitAnswer
+from dspex.runtime.registry import Names
 from dspex.supervisors.errors import ChildSpecError
 
 Restart: TypeAlias = Literal["permanent", "transient", "temporary"]
@@ -51,10 +52,11 @@ class ChildSpec:
     """How a supervisor starts, restarts and stops one child.
 
     `start(*args)` makes a fresh actor for each start, so a restarted child begins
-    with clean state. `restart`: a permanent child always, a transient one after an
-    abnormal end, a temporary one never. `shutdown`: seconds to end in before it is
-    killed, "brutal_kill" or "infinity"; 5 seconds for a worker, infinity for a
-    supervisor unless given. `significant`: see `auto_shutdown` of the supervisor.
+    with clean state. `name`: what it is registered as at each start, in `registry`
+    (OTP's `via`) or the node's own. `restart`: a permanent child always, a transient
+    one after an abnormal end, a temporary one never. `shutdown`: seconds to end in
+    before it is killed, "brutal_kill" or "infinity"; 5 seconds for a worker, infinity
+    for a supervisor unless given. `significant`: see `auto_shutdown` of the supervisor.
     The words and defaults are OTP's.
 
     Raises:
@@ -65,6 +67,7 @@ class ChildSpec:
     start: Callable[..., Actor]
     args: tuple[Any, ...]  # Any: whatever `start` takes
     name: str | None
+    registry: Names | None
     restart: Restart
     shutdown: Shutdown
     type: ChildType
@@ -78,6 +81,7 @@ class ChildSpec:
         args: tuple[Any, ...] = (),  # Any: whatever `start` takes
         *,
         name: str | None = None,
+        registry: Names | None = None,
         restart: Restart = "permanent",
         shutdown: Shutdown | None = None,
         type: ChildType | None = None,
@@ -88,6 +92,10 @@ class ChildSpec:
         if not callable(start):
             raise ChildSpecError(
                 id, "start", start, "a class or function that makes an actor"
+            )
+        if registry is not None and name is None:
+            raise ChildSpecError(
+                id, "name", name, "the name to have in the registry given"
             )
         kind = _type_made_by(start) if type is None else type
         shutdown_given = shutdown is not None
@@ -106,6 +114,7 @@ class ChildSpec:
         set_field(self, "start", start)
         set_field(self, "args", args)
         set_field(self, "name", name)
+        set_field(self, "registry", registry)
         set_field(self, "restart", restart)
         set_field(self, "shutdown", shutdown)
         set_field(self, "type", kind)
@@ -130,6 +139,7 @@ class ChildSpec:
             "start": self.start,
             "args": self.args,
             "name": self.name,
+            "registry": self.registry,
             "restart": self.restart,
             "shutdown": self.shutdown if self._shutdown_given else None,
             "type": self.type,

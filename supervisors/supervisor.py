@@ -281,7 +281,9 @@ class Supervisor(Actor):
             actor = spec.start(*spec.args)
             if actor.actor_type == "supervisor" and spec.type == "worker":
                 child.spec = spec.as_supervisor()
-            return Started(await self.start_link(actor, name=spec.name))
+            return Started(
+                await self.start_link(actor, name=spec.name, registry=spec.registry)
+            )
         except StartIgnoredError:
             return Ignored()
         except AlreadyStartedError as error:

@@ -31,6 +31,7 @@ from dspex.runtime import (
     StartIgnoredError,
     StartTimeoutError,
     open_node,
+    sys,
 )
 
 Clock = trio.testing.MockClock
@@ -357,6 +358,20 @@ async def test_server_timeout_fires_once(autojump_clock: Clock) -> None:
         server = Idle()
         await node.start(server)
         await trio.sleep(0.100)
+        assert server.seen == [TIMEOUT]
+
+
+async def test_a_question_of_sys_starts_the_server_timeout_anew(
+    autojump_clock: Clock,
+) -> None:
+    async with open_node() as node:
+        server = Idle()
+        ref = await node.start(server)
+        await trio.sleep(0.015)
+        await sys.get_state(ref)
+        await trio.sleep(0.015)
+        assert server.seen == []
+        await trio.sleep(0.006)
         assert server.seen == [TIMEOUT]
 
 
