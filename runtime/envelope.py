@@ -165,6 +165,13 @@ class Deferred(Generic[T]):
         So work for a caller that was cancelled or timed out ends at once. One scope
         a Deferred; when the answer was given the scope is cancelled too.
         """
-        self.request.on_settled = scope.cancel
+        self.when_settled(scope.cancel)
+
+    def when_settled(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once the caller has its answer or no longer waits.
+
+        One a Deferred. It is called by whoever settles it, so it must not wait.
+        """
+        self.request.on_settled = tell
         if not self.is_wanted:
-            scope.cancel()
+            tell()

@@ -3,9 +3,11 @@
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import trio
 
@@ -18,12 +20,14 @@ from dspex.runtime.bridge.calls import (
     OptimizedProgram,
     ProgressHandler,
     ToolHandler,
+    as_it_is,
 )
-from dspex.runtime.bridge.connection import Connection, Handlers
+from dspex.runtime.bridge.connection import Connection
 from dspex.runtime.bridge.errors import (
     BridgeError,
     BridgeUnavailableError,
     ProtocolError,
+    RemoteError,
     WorkerDiedError,
     WorkerStartTimeoutError,
 )
@@ -34,6 +38,7 @@ from dspex.runtime.bridge.protocol import (
     Run,
     Unavailable,
 )
+from dspex.runtime.bridge.run_in_flight import Handlers, Outcome, RunInFlight
 from dspex.runtime.child_process import ChildProcess
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import ChildStartError
@@ -44,6 +49,7 @@ CHILD: Final = Path(__file__).with_name("child.py")
 
 _EXIT_SECONDS: Final = 1.0
 
+T = TypeVar("T")
 log = get_logger()
 
 
@@ -100,7 +106,9 @@ class DspyBridge(Actor):
         """
         self._launcher = launcher or _cold_launcher(python, search_path)
         self._start_timeout = start_timeout
-        self._limit = trio.CapacityLimiter(max_in_flight)
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._waiting: deque[tuple[RunInFlight, Deferred[Any]]] = deque()
 
     async def init(self) -> None:
         """Start the child and wait until it is ready.
@@ -111,7 +119,7 @@ class DspyBridge(Actor):
             WorkerDiedError: it ended before it was ready.
         """
         ours, theirs = socket.socketpair()
-        self._connection = Connection(ours, name=self.name)
+        self._connection = Connection(ours, name=self.name, spawn=self.spawn)
         try:
             with theirs:
                 self._process = await self._launcher(self.name, theirs)
@@ -155,7 +163,7 @@ class DspyBridge(Actor):
         """
         answer: Deferred[DspyResult] = self.deferred()
         handlers = Handlers(on_model_call, on_tool_call)
-        self.spawn(self._run, call.to_run, call.module, handlers, answer.reply, answer)
+        self._enqueue(call.to_run, call.module, handlers, answer, as_it_is)
         return answer
 
     async def optimize(
@@ -173,18 +181,21 @@ class DspyBridge(Actor):
         answer: Deferred[OptimizedProgram] = self.deferred()
         handlers = Handlers(on_model_call, None, on_progress)
 
-        def reply(result: DspyResult) -> None:
-            answer.reply(
-                OptimizedProgram(
-                    **result.outputs,
-                    usage=result.usage,
-                    model_calls=result.model_calls,
-                )
-            )
-
         make, name = optimization.to_optimize, optimization.optimizer
-        self.spawn(self._run, make, name, handlers, reply, answer)
+        self._enqueue(make, name, handlers, answer, OptimizedProgram.of)
         return answer
+
+    def start_run(self, run: RunInFlight) -> None:
+        """Send a run now, without a turn of this actor: for a pool that counts.
+
+        Raises:
+            UnsupportedValueError, FrameTooLargeError, ProtocolError: nothing was sent.
+        """
+        self._connection.start(run)
+
+    def cancel_run(self, run: RunInFlight) -> None:
+        """Stop a run, unless it is over; `settle` tells when the process obeyed."""
+        self._connection.cancel(run)
 
     async def pid(self) -> int:
         """Give the child's process id."""
@@ -210,32 +221,43 @@ class DspyBridge(Actor):
             await work()
             answer.reply(None)
 
-    async def _run(
+    def _enqueue(
         self,
         make: Callable[[int], Run | Optimize],
         what: str,
         handlers: Handlers,
-        reply: Callable[[DspyResult], None],
-        answer: Deferred[DspyResult] | Deferred[OptimizedProgram],
+        answer: Deferred[T],
+        shape: Callable[[DspyResult], T],
     ) -> None:
-        with trio.CancelScope() as scope:
-            answer.cancel_when_unwanted(scope)
+        def done(outcome: Outcome) -> None:
+            self._in_flight -= 1
+            if isinstance(outcome, RemoteError):
+                answer.fail(outcome)
+            else:
+                answer.reply(shape(outcome))
+            self._start_waiting()
+
+        self._waiting.append((RunInFlight(make, what, handlers, done), answer))
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._in_flight < self._max_in_flight:
+            run, answer = self._waiting.popleft()
+            if not answer.is_wanted:
+                continue
             try:
-                await self._take_turn()
-                try:
-                    result = await self._connection.run(make, what, handlers)
-                finally:
-                    self._limit.release()
+                self._connection.start(run)
             except BridgeError as error:
                 answer.fail(error)
             else:
-                reply(result)
+                self._in_flight += 1
+                answer.when_settled(partial(self._unwanted, run))
 
-    async def _take_turn(self) -> None:
-        try:  # without a pass of the scheduler, as long as there is room
-            self._limit.acquire_nowait()
-        except trio.WouldBlock:
-            await self._limit.acquire()
+    def _unwanted(self, run: RunInFlight) -> None:
+        if not run.is_over:
+            self._connection.cancel(run)
+            self._in_flight -= 1
+            self._start_waiting()
 
     async def _own_process(self) -> None:
         process = self._process

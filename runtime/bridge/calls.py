@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from dspex.runtime.bridge.protocol import Optimize, Run, ToolInfo
 from dspex.runtime.bridge.values import Packed, pack
@@ -165,6 +165,11 @@ class DspyResult:
     trace: tuple[dict[str, Any], ...] = ()  # Any: as above
 
 
+def as_it_is(result: DspyResult) -> DspyResult:
+    """Give the result: the shape of a run's, where an optimizer has another."""
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class OptimizedProgram:
     """What an optimizer made of a program.
@@ -180,6 +185,11 @@ class OptimizedProgram:
     score_after: float
     usage: dict[str, int]
     model_calls: int
+
+    @classmethod
+    def of(cls, result: DspyResult) -> Self:
+        """Give what a process that has run an optimizer says."""
+        return cls(**result.outputs, usage=result.usage, model_calls=result.model_calls)
 
 
 def _pack_fields(fields: Mapping[str, object], what: str, name: str) -> JSONObject:

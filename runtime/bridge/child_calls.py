@@ -2,25 +2,27 @@
 
 import itertools
 import queue
-import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+from dspex.runtime.bridge.child_channel import Channel
 from dspex.runtime.bridge.protocol import (
     ErrorInfo,
     JSONObject,
     ModelCall,
     ModelReply,
     Progress,
+    ToChild,
     ToolCall,
     ToolReply,
     ToParent,
-    encode,
 )
 from dspex.runtime.bridge.values import Packed, pack, unpack
 
 Reply = ModelReply | ToolReply
+# None: the run was cancelled. False: nobody reads any more, so the waiter shall.
+Answer = Reply | None | Literal[False]
 
 
 class RunCancelled(BaseException):
@@ -36,25 +38,22 @@ class ToolError(Exception):
 
 
 class Calls:
-    """The child's end of the channel, shared by its threads."""
+    """The calls of this process that wait for an answer, whichever thread's.
 
-    def __init__(self, channel: socket.socket) -> None:
+    `handle` takes what a thread reads that is for somebody else.
+    """
+
+    def __init__(self, channel: Channel, handle: "Callable[[ToChild], None]") -> None:
         self._channel = channel
-        self._write = threading.Lock()
+        self._handle = handle
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, tuple[int, queue.SimpleQueue[Reply | None]]] = {}
+        self._waiting: dict[int, tuple[int, queue.SimpleQueue[Answer]]] = {}
         self._cancelled: set[int] = set()
 
     def send(self, message: ToParent, *, what: str) -> None:
-        """Send a message; any thread may.
-
-        Raises:
-            FrameTooLargeError: it is over the limit; nothing was sent.
-        """
-        data = encode(message, what=what)
-        with self._write:
-            self._channel.sendall(data)
+        """Send a message; raises as `Channel.send`."""
+        self._channel.send(message, what=what)
 
     def settle(self, reply: Reply) -> None:
         """Give a reply of the parent to the thread that waits for it."""
@@ -124,7 +123,7 @@ class Calls:
     def _ask(
         self, run: int, make: "Callable[[int], ModelCall | ToolCall]", what: str
     ) -> Reply:
-        answers: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         number = next(self._numbers)
         with self._lock:
             if run in self._cancelled:
@@ -132,12 +131,33 @@ class Calls:
             self._waiting[number] = (run, answers)
         try:
             self.send(make(number), what=what)
-            # Not without bound: the parent answers every call or cancels the run,
-            # and this process ends with it.
-            answer = answers.get()
+            answer = self._await(answers)
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
+            self._let_another_read()
         if answer is None:
             raise RunCancelled
         return answer
+
+    def _await(self, answers: "queue.SimpleQueue[Answer]") -> "Reply | None":
+        # Not without bound: the parent answers every call or cancels the run, and
+        # this process ends with it.
+        channel = self._channel
+        while True:
+            if channel.try_reading():
+                try:
+                    while answers.empty():
+                        self._handle(channel.read())
+                finally:
+                    channel.leave()
+            answer = answers.get()
+            if answer is not False:
+                return answer
+
+    def _let_another_read(self) -> None:
+        if self._waiting and not self._channel.is_read:
+            with self._lock:
+                waiting = next(iter(self._waiting.values()), None)
+            if waiting is not None:
+                waiting[1].put(False)

@@ -6,11 +6,11 @@ file is the translation, both ways.
 """
 
 import asyncio
-import importlib
 import json
 from collections.abc import Callable
 from typing import Any
 
+from dspex.runtime.bridge.child_dspy import load_lm15
 from dspex.runtime.bridge.protocol import ErrorInfo, JSONObject, ModelReply
 
 # Any: dspy is not installed where the types of this file are checked.
@@ -62,7 +62,7 @@ class ParentEngine:
         native_tools: bool,
     ) -> None:
         self._ask = ask
-        self._lm15: Lm15 = importlib.import_module("dspy.lm15")
+        self._lm15: Lm15 = load_lm15()
         self.supports_response_schema = json_schema
         self.supports_function_calling = native_tools
         self.supported_params = {"temperature", "max_tokens", "top_p", "stop", "seed"}

@@ -1,20 +1,20 @@
 """The child's loop: runs in threads, several at a time, answers as they come."""
 
 import contextvars
-import importlib
 import queue
 import socket
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from dspex.runtime.bridge.child_calls import Calls, RunCancelled
+from dspex.runtime.bridge.child_channel import Channel
+from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.child_limits import start_cpu_clock
 from dspex.runtime.bridge.child_modules import run_module
 from dspex.runtime.bridge.child_optimizers import optimize
 from dspex.runtime.bridge.errors import BridgeError
-from dspex.runtime.bridge.frames import FrameReader
 from dspex.runtime.bridge.protocol import (
     Cancel,
     Ended,
@@ -25,35 +25,70 @@ from dspex.runtime.bridge.protocol import (
     Optimize,
     Pong,
     Run,
+    ToChild,
     ToolReply,
-    decode_in_child,
 )
 
-_READ_BYTES = 1 << 18
 _TEXT_LIMIT = 20_000
 
 
 class Host:
-    """What is in flight in this process."""
+    """What is in flight in this process.
+
+    Two threads take turns: one reads a run and does it, the other stands by and reads
+    if that takes long. More than one run at a time need a thread each.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
-        self.calls = Calls(channel)
+        self._channel = Channel(channel)
+        self._calls = Calls(self._channel, self._handle)
         self._threads = Threads()
+        self._standing_by: set[int] = set()
 
-    def handle(self, body: bytes) -> None:
-        """Handle one message of the parent."""
-        message = decode_in_child(body)
-        if isinstance(message, (Run, Optimize)):
+    def serve(self, hello: Hello) -> NoReturn:
+        """Say hello and do what the parent says, until it closes the channel."""
+        self._channel.send(hello, what="hello")
+        # Not in the main thread: that one could change dspy's settings for good.
+        for stands_by in (False, True):
+            work = threading.Thread(
+                target=self._take_runs, args=(stands_by,), daemon=True
+            )
+            work.start()
+        while True:  # the process ends when the channel does
+            threading.Event().wait()
+
+    def _take_runs(self, stands_by: bool) -> None:
+        channel, me = self._channel, threading.get_ident()
+        while True:
+            if stands_by or not channel.try_reading():
+                self._standing_by.add(me)
+                channel.stand_by()
+                self._standing_by.discard(me)
+            stands_by = False
+            run = self._next_run()
+            channel.leave()
+            contextvars.Context().run(self._run, run)
+
+    def _next_run(self) -> "Run | Optimize":
+        while True:
+            message = self._channel.read()
+            # Without anybody to stand by this thread must go on reading.
+            if isinstance(message, (Run, Optimize)) and self._standing_by:
+                return message
+            self._handle(message)
+
+    def _handle(self, message: ToChild) -> None:
+        if isinstance(message, (ModelReply, ToolReply)):
+            self._calls.settle(message)
+        elif isinstance(message, (Run, Optimize)):
             self._threads.start(self._run, message)
-        elif isinstance(message, (ModelReply, ToolReply)):
-            self.calls.settle(message)
         elif isinstance(message, Cancel):
-            self.calls.cancel(message.id)
+            self._calls.cancel(message.id)
         else:
-            self.calls.send(Pong(message.id), what="pong")
+            self._channel.send(Pong(message.id), what="pong")
 
     def _run(self, run: "Run | Optimize") -> None:
-        calls = self.calls
+        calls = self._calls
         name = run.module if isinstance(run, Run) else run.optimizer
         what = f"the result of {name}"
         try:
@@ -96,19 +131,14 @@ class Threads:
 
 def prepare_dspy() -> None:
     """Turn dspy's own cache and history off; the parent has its own."""
-    dspy: Any = importlib.import_module("dspy")
+    dspy: Any = load_dspy()
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     dspy.configure(disable_history=True)
 
 
-def serve(channel: socket.socket, hello: Hello) -> None:
+def serve(channel: socket.socket, hello: Hello) -> NoReturn:
     """Say hello and handle messages until the parent closes the channel."""
-    host = Host(channel)
-    host.calls.send(hello, what="hello")
-    reader = FrameReader()
-    while data := channel.recv(_READ_BYTES):
-        for body in reader.feed(data):
-            host.handle(body)
+    Host(channel).serve(hello)
 
 
 def describe(error: BaseException) -> ErrorInfo:

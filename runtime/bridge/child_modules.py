@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from dspex.runtime.bridge.child_calls import Calls
+from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.child_engine import AsyncParentEngine, ParentEngine
 from dspex.runtime.bridge.child_types import build_types
 from dspex.runtime.bridge.child_values import pack_value, unpack_value
@@ -51,7 +52,7 @@ class Settings:
 
 def run_module(run: Run, calls: Calls) -> Result:
     """Run the module once and give its packed outputs, usage and trace."""
-    dspy: Dspy = importlib.import_module("dspy")
+    dspy: Dspy = load_dspy()
     module = build_module(run, calls, dspy)
     inputs = unpack_value(run.inputs)
     trace: list[Any] = []  # Any: dspy's trace entries

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dspex.runtime.bridge.child_calls import Calls
+from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.child_modules import build_module, configured, find
 from dspex.runtime.bridge.child_values import pack_value, unpack_value
 from dspex.runtime.bridge.protocol import JSONObject, Optimize, Result
@@ -19,7 +20,7 @@ Dspy = Any
 
 def optimize(run: Optimize, calls: Calls) -> Result:
     """Score the program, compile it, score it again; tell what happens meanwhile."""
-    dspy: Dspy = importlib.import_module("dspy")
+    dspy: Dspy = load_dspy()
     optimizer_class = find(f"dspy.{run.optimizer.removeprefix('dspy.')}", dspy)
     metric = find(run.metric, dspy)
     student = build_module(run.program, calls, dspy)

@@ -1,8 +1,10 @@
 """dspy's own types as values: Image, History, Example, Prediction, ToolCalls."""
 
-import importlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
+from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.values import Packed, pack, unpack
 
 Dspy = Any  # Any: dspy is not installed where the types of this file are checked
@@ -19,19 +21,21 @@ def pack_value(value: object, path: str) -> Packed:
 
 def unpack_value(packed: Packed) -> Any:  # Any: whatever was packed
     """Unpack a value of the parent; its tags become dspy's types."""
-    dspy: Dspy = importlib.import_module("dspy")
-    return unpack(
-        packed,
-        tags={
-            "$image": dspy.Image,
-            "$audio": lambda fields: dspy.Audio(**fields),
-            "$history": lambda turns: dspy.History(messages=unpack_value(turns)),
-        },
-    )
+    return unpack(packed, tags=_tags())
+
+
+@functools.cache
+def _tags() -> "dict[str, Callable[[Any], object]]":  # Any: what was packed
+    dspy: Dspy = load_dspy()
+    return {
+        "$image": dspy.Image,
+        "$audio": lambda fields: dspy.Audio(**fields),
+        "$history": lambda turns: dspy.History(messages=unpack_value(turns)),
+    }
 
 
 def _tag(value: Dspy) -> "dict[str, Packed] | None":
-    dspy: Dspy = importlib.import_module("dspy")
+    dspy: Dspy = load_dspy()
     if isinstance(value, dspy.Image):
         return {"$image": value.url}
     if isinstance(value, dspy.Audio):

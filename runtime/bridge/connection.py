@@ -3,20 +3,13 @@
 import itertools
 import socket
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 import trio
 
-from dspex.runtime.bridge.calls import (
-    DspyResult,
-    JSONObject,
-    ModelHandler,
-    ProgressHandler,
-    ToolHandler,
-)
-from dspex.runtime.bridge.errors import ProtocolError, RemoteError
+from dspex.runtime.bridge.calls import JSONObject
+from dspex.runtime.bridge.errors import ProtocolError
 from dspex.runtime.bridge.frames import FrameReader
 from dspex.runtime.bridge.protocol import (
     Cancel,
@@ -26,12 +19,10 @@ from dspex.runtime.bridge.protocol import (
     Hello,
     ModelCall,
     ModelReply,
-    Optimize,
     Ping,
     Pong,
     Progress,
     Result,
-    Run,
     ToolCall,
     ToolReply,
     ToParent,
@@ -39,46 +30,45 @@ from dspex.runtime.bridge.protocol import (
     decode_in_parent,
     encode,
 )
+from dspex.runtime.bridge.run_in_flight import RunInFlight
 from dspex.runtime.bridge.values import pack, unpack
 from dspex.runtime.log import get_logger
 
-_READ_BYTES: Final = 1 << 18
-_OUTBOX_FRAMES: Final = 64
-_MESSAGES_PER_RUN: Final = 1024
+_READ_BYTES: Final = 1 << 16
+_CALLS_PER_RUN: Final = 1024
 
 log = get_logger()
 
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """What answers the calls that a run makes home."""
-
-    model: ModelHandler
-    tool: ToolHandler | None = None
-    progress: ProgressHandler | None = None
+Spawn: TypeAlias = Callable[..., None]
+"""Starts a task that ends with the process: `Actor.spawn`."""
 
 
 class Connection:
-    """Sends runs to one process and follows them; its owner runs `read` and `write`.
+    """Sends runs to one process and tells of their outcomes.
 
-    It knows nothing of the process itself: whoever owns that tells when it died, by
-    cancelling the tasks that wait here.
+    Its owner runs `read` and `write`. A run costs no task of its own: it is sent by
+    whoever starts it, and its outcome is told by the task that reads. Only what it
+    asks of the parent is done in tasks, which `spawn` starts.
+
+    It knows nothing of the process itself: whoever owns that tells when it died.
     """
 
-    def __init__(self, channel: socket.socket, *, name: str) -> None:
+    def __init__(self, channel: socket.socket, *, name: str, spawn: Spawn) -> None:
         """Take the parent's end of the channel; `close` closes it."""
         self.name = name
         self.greeting: Hello | Unavailable | None = None
         self.greeted = trio.Event()
         self.ended = trio.Event()
+        self._spawn = spawn
         self._socket = channel
         self._channel = trio.socket.from_stdlib_socket(channel)
         self._numbers = itertools.count(1)
-        self._runs: dict[int, _Inbox] = {}
+        self._runs: dict[int, RunInFlight] = {}
         self._lingering: dict[int, trio.Event] = {}
         self._pings: dict[int, trio.Event] = {}
-        self._outbox, self._to_send = trio.open_memory_channel[bytes](_OUTBOX_FRAMES)
-        self._writing = 0
+        # Bounded by what is in flight: a message for each run and each of its calls.
+        self._outbox: deque[bytes] = deque()
+        self._filled = trio.Event()
 
     def close(self) -> None:
         """Close the channel; the process takes that as its end."""
@@ -91,76 +81,78 @@ class Connection:
             ProtocolError: it sent what the protocol does not allow.
         """
         reader = FrameReader()
+        channel = self._socket
+        buffer = memoryview(bytearray(_READ_BYTES))
         try:
-            while data := await self._channel.recv(_READ_BYTES):
-                for body in reader.feed(data):
+            while True:
+                # Wait first: a read that finds nothing is a system call too many.
+                await trio.lowlevel.wait_readable(channel)
+                try:
+                    count = channel.recv_into(buffer)
+                except BlockingIOError:
+                    continue
+                if not count:
+                    break
+                for body in reader.feed(buffer[:count]):
                     self._dispatch(decode_in_parent(body))
-        except ConnectionError:
+        except (ConnectionError, trio.ClosedResourceError):
             pass
         self.ended.set()
 
     async def write(self) -> None:
         """Send what lies in the outbox; one task, so that no frame is cut in half."""
-        async for data in self._to_send:
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[await self._channel.send(view) :]
-            except (OSError, trio.ClosedResourceError):
-                return  # whoever owns the process sees the same end
-            self._writing -= 1
+        while True:
+            await self._filled.wait()
+            while self._outbox:
+                view = memoryview(self._outbox[0])
+                try:
+                    while view:
+                        view = view[await self._channel.send(view) :]
+                except (OSError, trio.ClosedResourceError):
+                    return  # whoever owns the process sees the same end
+                self._outbox.popleft()
+            self._filled = trio.Event()
 
-    async def _send(self, data: bytes) -> None:
+    def _post(self, data: bytes) -> None:
         # Most frames fit into the socket's buffer: no other task needs to wake up.
-        if not self._writing:
+        if not self._outbox:
             try:
                 sent = self._socket.send(data)
             except OSError:  # full, or closed, which the writer will see
                 sent = 0
-            if sent < len(data):
-                # Without a checkpoint: half a frame must not be left alone.
-                self._outbox.send_nowait(data[sent:])
-                self._writing += 1
-            return
-        self._writing += 1
-        try:
-            await self._outbox.send(data)
-        except BaseException:
-            self._writing -= 1
-            raise
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._outbox.append(data)
+        self._filled.set()
 
-    async def run(
-        self, make: Callable[[int], Run | Optimize], what: str, handlers: Handlers
-    ) -> DspyResult:
-        """Send a run and follow it to its end.
-
-        If cancelled, the process is told; `settled` waits until it has obeyed.
+    def start(self, run: RunInFlight) -> None:
+        """Send a run.
 
         Raises:
-            RemoteError: it raised.
             FrameTooLargeError, UnsupportedValueError, ProtocolError: not sent.
         """
-        number = next(self._numbers)
-        data = encode(make(number), what=f"the inputs of {what}")
-        inbox = self._runs[number] = _Inbox()
-        outcome: DspyResult | RemoteError | None = None
-        try:
-            await self._send(data)
-            outcome = await self._follow(inbox, handlers)
-        finally:
-            del self._runs[number]
-            if outcome is None:
-                self._cancel(number)
-        if isinstance(outcome, RemoteError):
-            raise outcome
-        return outcome
+        run.number = next(self._numbers)
+        data = encode(run.make(run.number), what=f"the inputs of {run.what}")
+        self._runs[run.number] = run
+        self._post(data)
+
+    def cancel(self, run: RunInFlight) -> None:
+        """Tell the process that nobody waits for a run; `settled` tells when it obeyed.
+
+        A process that reads nothing finishes the run in vain, or is killed.
+        """
+        if self._runs.pop(run.number, None) is not None:
+            run.end()
+            self._lingering[run.number] = trio.Event()
+            self._post(encode(Cancel(run.number), what="cancel"))
 
     async def ping(self) -> None:
         """Return when the process has answered; not bounded, the caller does that."""
         number = next(self._numbers)
         answered = self._pings[number] = trio.Event()
         try:
-            await self._send(encode(Ping(number), what="ping"))
+            self._post(encode(Ping(number), what="ping"))
             await answered.wait()
         finally:
             del self._pings[number]
@@ -170,151 +162,114 @@ class Connection:
         while self._lingering:
             await next(iter(self._lingering.values())).wait()
 
-    def _cancel(self, number: int) -> None:
-        self._lingering[number] = trio.Event()
-        try:
-            self._outbox.send_nowait(encode(Cancel(number), what="cancel"))
-            self._writing += 1
-        except trio.WouldBlock:
-            # The process reads nothing. It finishes the run in vain, or is killed.
-            log.warning("dspy_process_stuck", process=self.name, run=number)
-
     def _dispatch(self, message: ToParent) -> None:
         if isinstance(message, Hello | Unavailable):
             self.greeting = message
             self.greeted.set()
-            return
-        if isinstance(message, Pong):
+        elif isinstance(message, Pong):
             if (answered := self._pings.get(message.id)) is not None:
                 answered.set()
-            return
-        number = (
-            message.run if isinstance(message, ModelCall | ToolCall) else message.id
-        )
-        run = self._runs.get(number)
-        if run is not None:
+        elif isinstance(message, ModelCall | ToolCall):
+            # What a cancelled run still asks is dropped.
+            if (run := self._runs.get(message.run)) is not None:
+                self._take_call(run, message)
+        elif (run := self._runs.get(message.id)) is not None:
             if isinstance(message, Ended):
-                raise ProtocolError(f"run {number} ended without an answer")
-            run.put(message)
-        elif isinstance(message, Ended | Result | Failed):
-            if (ended := self._lingering.pop(number, None)) is not None:
+                raise ProtocolError(f"run {message.id} ended without an answer")
+            if isinstance(message, Progress) or run.events is not None:
+                self._take_event(run, message)
+            else:
+                self._finish(run, message)
+        elif not isinstance(message, Progress):
+            if (ended := self._lingering.pop(message.id, None)) is not None:
                 ended.set()
             else:
-                log.warning("dspy_unknown_run", process=self.name, run=number)
-        # What a cancelled run still asks or tells is dropped.
+                log.warning("dspy_unknown_run", process=self.name, run=message.id)
 
-    async def _follow(
-        self, inbox: "_Inbox", handlers: Handlers
-    ) -> DspyResult | RemoteError:
-        message = await inbox.get()
-        if isinstance(message, Result | Failed):
-            return _outcome(message, {})
-        failures: dict[int, Exception] = {}
-        async with trio.open_nursery() as nursery:
-            while True:
-                if isinstance(message, ModelCall):
-                    nursery.start_soon(self._answer_model, message, handlers, failures)
-                elif isinstance(message, ToolCall):
-                    nursery.start_soon(self._answer_tool, message, handlers, failures)
-                elif isinstance(message, Progress):
-                    await self._tell_progress(message, handlers)
-                else:
-                    nursery.cancel_scope.cancel()
-                    return _outcome(message, failures)
-                message = await inbox.get()
-        raise AssertionError("unreachable")
+    def _finish(self, run: RunInFlight, message: Result | Failed) -> None:
+        if self._runs.pop(run.number, None) is not None:
+            run.end()
+            run.done(run.outcome(message))
 
-    async def _tell_progress(self, message: Progress, handlers: Handlers) -> None:
-        if handlers.progress is None:
-            return
-        try:
-            await handlers.progress(unpack(message.event))
-        except Exception as error:  # noqa: BLE001 - the work goes on unwatched
-            log.warning("progress_handler_failed", process=self.name, error=repr(error))
+    def _take_call(self, run: RunInFlight, call: ModelCall | ToolCall) -> None:
+        if len(run.calls) >= _CALLS_PER_RUN:
+            raise ProtocolError(f"a run has over {_CALLS_PER_RUN} calls under way")
+        answer = (
+            self._answer_model if isinstance(call, ModelCall) else self._answer_tool
+        )
+        scope = trio.CancelScope()
+        run.calls.add(scope)
+        run.context.run(self._spawn, self._within, scope, answer, run, call)
 
-    async def _answer_model(
-        self, call: ModelCall, handlers: Handlers, failures: dict[int, Exception]
+    async def _within(
+        self,
+        scope: trio.CancelScope,
+        answer: Callable[[RunInFlight, Any], Awaitable[None]],  # Any: either call
+        run: RunInFlight,
+        call: ModelCall | ToolCall,
     ) -> None:
+        with scope:
+            await answer(run, call)
+        run.calls.discard(scope)
+
+    async def _answer_model(self, run: RunInFlight, call: ModelCall) -> None:
         try:
-            response = await handlers.model(call.request)
+            response = await run.handlers.model(call.request)
             reply = ModelReply(call.id, response=response)
             data = encode(reply, what="the answer of a model")
         except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
-            failures[call.id] = error
+            run.failures[call.id] = error
             reply = ModelReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a model's error")
-        await self._send(data)
+        self._post(data)
 
-    async def _answer_tool(
-        self, call: ToolCall, handlers: Handlers, failures: dict[int, Exception]
-    ) -> None:
+    async def _answer_tool(self, run: RunInFlight, call: ToolCall) -> None:
         what = f"the result of tool {call.name!r}"
         try:
-            tool = handlers.tool or _no_tool
+            tool = run.handlers.tool or _no_tool
             value = await tool(call.name, unpack(call.arguments))
             data = encode(ToolReply(call.id, pack(value, what)), what=what)
         except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
-            failures[call.id] = error
+            run.failures[call.id] = error
             reply = ToolReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a tool's error")
-        await self._send(data)
+        self._post(data)
 
+    def _take_event(
+        self, run: RunInFlight, message: Progress | Result | Failed
+    ) -> None:
+        if run.events is None:
+            run.events = deque()
+            run.context.run(self._spawn, self._tell, run, run.events)
+        if len(run.events) >= _CALLS_PER_RUN:
+            raise ProtocolError(f"a run has over {_CALLS_PER_RUN} events to tell")
+        run.events.append(message)
 
-class _Inbox:
-    """The messages of one run, for the one task that follows it."""
+    async def _tell(
+        self, run: RunInFlight, events: deque[Progress | Result | Failed]
+    ) -> None:
+        """Tell what a run tells, in order, its outcome last."""
+        scope = trio.CancelScope()
+        run.calls.add(scope)
+        with scope:
+            while events:
+                message = events[0]
+                if not isinstance(message, Progress):
+                    run.calls.discard(scope)
+                    self._finish(run, message)
+                    return
+                await self._tell_progress(run, message)
+                events.popleft()
+        run.calls.discard(scope)
+        run.events = None
 
-    __slots__ = ("_messages", "_task")
-
-    def __init__(self) -> None:
-        self._messages: deque[ToParent] = deque()
-        self._task: trio.lowlevel.Task | None = None
-
-    def put(self, message: ToParent) -> None:
-        """Add a message.
-
-        Raises:
-            ProtocolError: more wait than any run has reason to send.
-        """
-        if len(self._messages) >= _MESSAGES_PER_RUN:
-            raise ProtocolError(
-                f"a run has over {_MESSAGES_PER_RUN} messages in its queue"
-            )
-        self._messages.append(message)
-        if self._task is not None:
-            trio.lowlevel.reschedule(self._task)
-            self._task = None
-
-    async def get(self) -> ToParent:
-        """Take the next message, in order."""
-        if not self._messages:
-            self._task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abandon)
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        return self._messages.popleft()
-
-    def _abandon(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
-def _outcome(
-    message: ToParent, failures: dict[int, Exception]
-) -> DspyResult | RemoteError:
-    if isinstance(message, Result):
-        return DspyResult(
-            outputs=unpack(message.outputs),
-            usage=message.usage,
-            model_calls=message.model_calls,
-            trace=tuple(unpack(entry) for entry in message.trace),
-        )
-    if isinstance(message, Failed):
-        info = message.error
-        error = RemoteError(info.kinds[0], info.message, info.traceback)
-        if info.call is not None:
-            error.__cause__ = failures.get(info.call)
-        return error
-    raise AssertionError(f"{type(message).__name__} is no answer to a run")
+    async def _tell_progress(self, run: RunInFlight, message: Progress) -> None:
+        if run.handlers.progress is None:
+            return
+        try:
+            await run.handlers.progress(unpack(message.event))
+        except Exception as error:  # noqa: BLE001 - the work goes on unwatched
+            log.warning("progress_handler_failed", process=self.name, error=repr(error))
 
 
 async def _no_tool(name: str, arguments: JSONObject) -> object:

@@ -70,6 +70,16 @@ class WorkerDiedError(BridgeError):
         self.last_lines = last_lines
         self.request = request
 
+    def during(self, request: str) -> "WorkerDiedError":
+        """Give the same for one of the runs that it had."""
+        return WorkerDiedError(
+            self.pid,
+            signal=self.signal,
+            status=self.status,
+            last_lines=self.last_lines,
+            request=request,
+        )
+
 
 class ForkFailedError(BridgeError):
     """The operating system refused to fork another process."""

@@ -29,13 +29,17 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | memoryview) -> list[bytes]:
         """Take the next bytes of the stream and give the bodies that are complete.
 
         Raises:
             ProtocolError: a length over the limit: this is no frame.
         """
         buffer = self._buffer
+        if not buffer and len(data) >= _HEADER_BYTES:
+            end = _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES], "big")
+            if len(data) == end:  # one whole frame, as nearly always
+                return [bytes(data[_HEADER_BYTES:])]
         buffer += data
         bodies: list[bytes] = []
         start = 0

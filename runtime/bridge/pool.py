@@ -12,10 +12,11 @@ in `pool_worker`, its queue in `pool_queue`.
 
 import itertools
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context, copy_context
+from collections.abc import Sequence
+from contextvars import Context
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -30,13 +31,21 @@ from dspex.runtime.bridge.calls import (
     ProgressHandler,
     ToolHandler,
 )
-from dspex.runtime.bridge.errors import BridgeError, RunTimeoutError
+from dspex.runtime.bridge.errors import (
+    BridgeError,
+    RemoteError,
+    RunTimeoutError,
+    WorkerDiedError,
+)
 from dspex.runtime.bridge.fork_server import ForkServer
-from dspex.runtime.bridge.pool_queue import Job, PoolQueue
+from dspex.runtime.bridge.pool_job import Job
+from dspex.runtime.bridge.pool_queue import PoolQueue
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
 from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
+from dspex.runtime.bridge.run_in_flight import Handlers, Outcome, RunInFlight
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import (
+    CalleeExitedError,
     CallError,
     CallTimeoutError,
     DspexError,
@@ -53,7 +62,6 @@ _START_ATTEMPTS: Final = 3
 _BACKOFF_SECONDS: Final = 0.1
 _TICK_SECONDS: Final = 0.1
 
-T = TypeVar("T")
 log = get_logger()
 
 
@@ -133,13 +141,13 @@ class DspyPool(Actor):
             TooManySessionsError: the pool keeps no more sessions.
             RemoteError, UnsupportedValueError, FrameTooLargeError: as `DspyBridge`.
         """
-
-        async def work(worker: ActorRef[DspyBridge], timeout: float) -> DspyResult:
-            return await worker.call(
-                DspyBridge.run, call, on_model_call, on_tool_call, timeout=timeout
-            )
-
-        return self._enqueue(call.module, call.timeout, call.session, work)
+        handlers = Handlers(on_model_call, on_tool_call)
+        seconds = self._settings.run_timeout if call.timeout is None else call.timeout
+        answer: Deferred[DspyResult] = self.deferred()
+        self._enqueue(
+            Job(call.to_run, call.module, handlers, seconds, answer, call.session)
+        )
+        return answer
 
     async def optimize(
         self,
@@ -148,20 +156,18 @@ class DspyPool(Actor):
         on_progress: ProgressHandler | None = None,
     ) -> Deferred[OptimizedProgram]:
         """Run a dspy optimizer in a free process; raises as `run`."""
-
-        async def work(
-            worker: ActorRef[DspyBridge], timeout: float
-        ) -> OptimizedProgram:
-            return await worker.call(
-                DspyBridge.optimize,
-                optimization,
-                on_model_call,
-                on_progress,
-                timeout=timeout,
+        answer: Deferred[OptimizedProgram] = self.deferred()
+        self._enqueue(
+            Job(
+                optimization.to_optimize,
+                optimization.optimizer,
+                Handlers(on_model_call, None, on_progress),
+                optimization.timeout or self._settings.optimize_timeout,
+                answer,
+                shape=OptimizedProgram.of,
             )
-
-        timeout = optimization.timeout or self._settings.optimize_timeout
-        return self._enqueue(optimization.optimizer, timeout, None, work)
+        )
+        return answer
 
     async def end_session(self, session: str) -> None:
         """Forget a session; its process is free for others."""
@@ -179,71 +185,72 @@ class DspyPool(Actor):
             if not (worker.is_retired or worker.bridge.is_ending)
         ]
 
-    def _enqueue(
-        self,
-        what: str,
-        timeout: float | None,
-        session: str | None,
-        work: Callable[[ActorRef[DspyBridge], float], Awaitable[T]],
-    ) -> Deferred[T]:
+    def _enqueue(self, job: Job) -> None:
         try:
-            self._workers.check_session(session)
+            self._workers.check_session(job.session)
             self._queue.check_room(self.name)
         except BridgeError as error:
             self._counts.rejected += 1
             raise Refuse(error) from error
-        answer: Deferred[T] = self.deferred()
-        seconds = self._settings.run_timeout if timeout is None else timeout
-        now = trio.current_time()
-        self._queue.put(Job(what, seconds, session, work, answer, copy_context(), now))
+        self._queue.put(job)
         self._dispatch()
-        return answer
 
     # Dispatch.
 
     def _dispatch(self) -> None:
         """Give waiting jobs to free processes, and start processes if needed."""
         while (found := self._queue.take(self._workers.pick)) is not None:
-            job, worker = found
-            self._workers.assign(worker, job.session)
-            # In the context of its own caller, whoever made us look.
-            job.context.run(self.spawn, self._serve, job, worker)
+            self._start(*found)
         if not self._stopping:
             for _ in range(self._workers.missing(queued=len(self._queue))):
                 self._workers.starting += 1
                 # The deadline of whoever made us grow is not the process's.
                 Context().run(self.spawn, self._start_worker)
 
-    async def _serve(self, job: Job, worker: PoolWorker) -> None:
-        with trio.CancelScope() as scope:
-            job.answer.cancel_when_unwanted(scope)
-            try:
-                result = await job.work(worker.ref, job.timeout)
-            except CallTimeoutError:
-                self._counts.timed_out += 1
-                worker.kill()
-                job.answer.fail(RunTimeoutError(job.what, job.timeout))
-            except DspexError as error:
+    def _start(self, job: Job, worker: PoolWorker) -> None:
+        """Send a job's run; nothing waits for it but its caller."""
+
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, RemoteError):
                 self._counts.failed += 1
-                job.answer.fail(error)
+                job.answer.fail(outcome)
             else:
                 self._counts.served += 1
-                job.answer.reply(result)
-        if scope.cancelled_caught:
-            self._counts.cancelled += 1
-            await self._settle(worker)
-        worker.release()
+                job.answer.reply(job.shape(outcome))
+            self._release(worker, run)
+
+        deadline = trio.current_time() + job.timeout
+        run = RunInFlight(
+            job.make, job.what, job.handlers, done, job.context, deadline=deadline
+        )
+        try:
+            worker.bridge.start_run(run)
+        except BridgeError as error:  # it does not travel
+            self._counts.failed += 1
+            job.answer.fail(error)
+            return
+        self._workers.assign(worker, job, run)
+        job.answer.when_settled(partial(self._unwanted, worker, run))
+
+    def _release(self, worker: PoolWorker, run: RunInFlight) -> None:
+        worker.release(run)
         if not worker.is_retired and worker.is_worn_out(
             self._settings, trio.current_time()
         ):
             self._recycle(worker)
         self._dispatch()
 
+    def _unwanted(self, worker: PoolWorker, run: RunInFlight) -> None:
+        if not run.is_over:
+            self._counts.cancelled += 1
+            worker.bridge.cancel_run(run)
+            Context().run(self.spawn, self._settle, worker, run)
+
     def _recycle(self, worker: PoolWorker) -> None:
         self._counts.recycled += 1
         worker.retire()
 
-    async def _settle(self, worker: PoolWorker) -> None:
+    async def _settle(self, worker: PoolWorker, run: RunInFlight) -> None:
         """Wait until a process has dropped a cancelled run; kill it if it does not."""
         try:
             await worker.ref.call(
@@ -253,6 +260,13 @@ class DspyPool(Actor):
             worker.kill()
         except CallError:
             pass  # it is dead already
+        self._release(worker, run)
+
+    def _fail(self, run: RunInFlight, job: Job, error: DspexError) -> None:
+        """Fail the caller of a run whose process is of no more use."""
+        if not run.is_over:
+            run.end()
+            job.answer.fail(error)
 
     # Processes come and go.
 
@@ -319,6 +333,12 @@ class DspyPool(Actor):
         if worker is not None:
             if not is_orderly(message.reason) and not worker.was_killed:
                 self._counts.died += 1
+            for run, job in worker.runs.items():
+                self._counts.failed += not run.is_over
+                reason = message.reason
+                if isinstance(reason, WorkerDiedError):
+                    reason = reason.during(job.what)
+                self._fail(run, job, CalleeExitedError(worker.ref.name, reason))
             log.info(
                 "dspy_process_ended",
                 pool=self.name,
@@ -342,6 +362,8 @@ class DspyPool(Actor):
             await trio.sleep(_TICK_SECONDS)
             now = trio.current_time()
             self._counts.queue_timeouts += self._queue.expire(now, self.name)
+            for worker in self._workers:
+                self._check_busy(worker, now)
             for worker in self._workers.to_ping(now):
                 if worker.is_worn_out(self._settings, now):
                     self._recycle(worker)
@@ -350,6 +372,18 @@ class DspyPool(Actor):
             for worker in self._workers.surplus(queued=len(self._queue), now=now):
                 worker.retire()
             self._dispatch()
+
+    def _check_busy(self, worker: PoolWorker, now: float) -> None:
+        for run, job in worker.runs.items():
+            if run.deadline <= now and not run.is_over:
+                self._counts.timed_out += 1
+                self._fail(run, job, RunTimeoutError(job.what, job.timeout))
+                worker.kill()
+        if worker.has_stood_still(self._settings.stopped_timeout, now):
+            # It is not that it computes: it is stopped, and nobody goes on with it.
+            log.warning("dspy_process_stopped", pool=self.name, pid=worker.pid)
+            self._counts.unhealthy += 1
+            worker.kill()
 
     async def _ping(self, worker: PoolWorker) -> None:
         served = worker.served

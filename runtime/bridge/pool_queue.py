@@ -1,31 +1,12 @@
 """The runs that wait for a process, first come first served."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import Context
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-from dspex.runtime.bridge.bridge import DspyBridge
 from dspex.runtime.bridge.errors import PoolFullError, QueueTimeoutError
+from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_settings import PoolSettings
 from dspex.runtime.bridge.pool_worker import PoolWorker
-from dspex.runtime.envelope import Deferred
-from dspex.runtime.ref import ActorRef
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A run on its way: `work` does it on a process, `answer` is its caller."""
-
-    what: str
-    timeout: float
-    session: str | None
-    # Any: a result of `run` or of `optimize`; `answer` is of the same.
-    work: Callable[[ActorRef[DspyBridge], float], Awaitable[Any]]
-    answer: Deferred[Any]
-    context: Context
-    queued_at: float
 
 
 class PoolQueue:

@@ -17,7 +17,8 @@ class PoolSettings:
     Patience: a run may take `run_timeout` unless its call says otherwise, an optimizer
     `optimize_timeout`; then its process is killed. A cancelled run has `cancel_grace`
     to stop by itself. A process has `start_timeout` to be ready. One without work is
-    asked every `ping_interval` and must answer within `ping_timeout`.
+    asked every `ping_interval` and must answer within `ping_timeout`. One that is
+    stopped (SIGSTOP) while it has a run is replaced after `stopped_timeout`.
 
     Wear: a process is replaced after `max_calls` runs, after `max_age`, or when it has
     more than `max_memory_bytes` of its own. `limits` are enforced by the kernel.
@@ -36,6 +37,7 @@ class PoolSettings:
     start_timeout: float = 60.0
     ping_interval: float = 5.0
     ping_timeout: float = 2.0
+    stopped_timeout: float = 2.0
     max_calls: int | None = None
     max_age: float | None = None
     max_memory_bytes: int | None = None
@@ -69,7 +71,7 @@ class PoolStatistics:
     `queued` runs wait. Of all runs, `served` gave a result, `failed` an error,
     `timed_out` took too long, `cancelled` lost their caller, `queue_timeouts` never
     began, `rejected` met a full queue. `died` processes ended unasked, `recycled` were
-    worn out, `unhealthy` did not answer.
+    worn out, `unhealthy` did not answer or were stopped.
     """
 
     size: int = 0

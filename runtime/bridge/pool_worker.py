@@ -13,7 +13,9 @@ from dspex.runtime.bridge.errors import (
     SessionWorkerUnavailableError,
     TooManySessionsError,
 )
+from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
+from dspex.runtime.bridge.run_in_flight import RunInFlight
 from dspex.runtime.reasons import KILL, SHUTDOWN
 from dspex.runtime.ref import ActorRef
 
@@ -25,22 +27,28 @@ class PoolWorker:
     ref: ActorRef[DspyBridge]
     bridge: DspyBridge
     pid: int
-    busy: int = 0
+    runs: dict[RunInFlight, Job] = field(default_factory=dict[RunInFlight, Job])
     served: int = 0
     is_retired: bool = False
     was_killed: bool = False
     born: float = field(default_factory=trio.current_time)
     idle_since: float = field(default_factory=trio.current_time)
     checked_at: float = field(default_factory=trio.current_time)
+    stopped_since: float | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many runs it has, the cancelled ones that it has not dropped included."""
+        return len(self.runs)
 
     def kill(self) -> None:
         """End it at once; its Exit message takes it off the list."""
         self.is_retired = self.was_killed = True
         self.ref.exit(KILL)
 
-    def release(self) -> None:
+    def release(self, run: RunInFlight) -> None:
         """Take note that a run ended."""
-        self.busy -= 1
+        self.runs.pop(run, None)
         self.served += 1
         self.idle_since = trio.current_time()
         if self.is_retired and not self.busy:
@@ -61,6 +69,17 @@ class PoolWorker:
             return True
         limit = settings.max_memory_bytes
         return limit is not None and private_bytes(self.pid) > limit
+
+    def has_stood_still(self, seconds: float, now: float) -> bool:
+        """Whether the kernel has had it stopped all the time it was looked at.
+
+        A process that computes, waits or sleeps is not stopped: only a signal does it.
+        """
+        if not self.runs or not is_stopped(self.pid):
+            self.stopped_since = None
+        elif self.stopped_since is None:
+            self.stopped_since = now
+        return self.stopped_since is not None and now - self.stopped_since >= seconds
 
 
 class Workers:
@@ -129,11 +148,11 @@ class Workers:
         # ones the last used, so that the others may end.
         return min(candidates, key=lambda w: (w.busy, -w.idle_since), default=None)
 
-    def assign(self, worker: PoolWorker, session: str | None) -> None:
+    def assign(self, worker: PoolWorker, job: Job, run: RunInFlight) -> None:
         """Count a run in, and tie its session to the process."""
-        worker.busy += 1
-        if session is not None:
-            self._sessions[session] = worker
+        worker.runs[run] = job
+        if job.session is not None:
+            self._sessions[job.session] = worker
 
     def end_session(self, session: str) -> None:
         """Forget a session."""
@@ -200,3 +219,12 @@ def private_bytes(pid: int) -> int:
         return 0
     lines = [line.split() for line in rollup.splitlines()]
     return sum(int(line[1]) * 1024 for line in lines if line[0].startswith("Private_"))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process: state T of the kernel."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"

@@ -16,7 +16,12 @@ class Bridge:
 def worker(busy: int = 0, idle_since: float = 0.0) -> PoolWorker:
     anything = cast("Any", object())  # Any: the arithmetic asks neither
     return PoolWorker(
-        anything, cast("Any", Bridge()), 1, busy, idle_since=idle_since, born=0.0
+        anything,
+        cast("Any", Bridge()),
+        1,
+        {cast("Any", object()): cast("Any", object()) for _ in range(busy)},
+        idle_since=idle_since,
+        born=0.0,
     )
 
 
