@@ -3,8 +3,8 @@
 import itertools
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import trio
 
@@ -39,7 +39,7 @@ _CALLS_PER_RUN: Final = 1024
 
 log = get_logger()
 
-Spawn: TypeAlias = Callable[..., None]
+Spawn: TypeAlias = Callable[..., trio.CancelScope]
 """Starts a task that ends with the process: `Actor.spawn`."""
 
 
@@ -194,23 +194,12 @@ class Connection:
     def _take_call(self, run: RunInFlight, call: ModelCall | ToolCall) -> None:
         if len(run.calls) >= _CALLS_PER_RUN:
             raise ProtocolError(f"a run has over {_CALLS_PER_RUN} calls under way")
+        if call.id in run.calls:
+            raise ProtocolError(f"call {call.id} is under way already")
         answer = (
             self._answer_model if isinstance(call, ModelCall) else self._answer_tool
         )
-        scope = trio.CancelScope()
-        run.calls.add(scope)
-        run.context.run(self._spawn, self._within, scope, answer, run, call)
-
-    async def _within(
-        self,
-        scope: trio.CancelScope,
-        answer: Callable[[RunInFlight, Any], Awaitable[None]],  # Any: either call
-        run: RunInFlight,
-        call: ModelCall | ToolCall,
-    ) -> None:
-        with scope:
-            await answer(run, call)
-        run.calls.discard(scope)
+        run.calls[call.id] = run.context.run(self._spawn, answer, run, call)
 
     async def _answer_model(self, run: RunInFlight, call: ModelCall) -> None:
         try:
@@ -221,6 +210,8 @@ class Connection:
             run.failures[call.id] = error
             reply = ModelReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a model's error")
+        finally:
+            run.calls.pop(call.id, None)
         self._post(data)
 
     async def _answer_tool(self, run: RunInFlight, call: ToolCall) -> None:
@@ -233,6 +224,8 @@ class Connection:
             run.failures[call.id] = error
             reply = ToolReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a tool's error")
+        finally:
+            run.calls.pop(call.id, None)
         self._post(data)
 
     def _take_event(
@@ -240,7 +233,7 @@ class Connection:
     ) -> None:
         if run.events is None:
             run.events = deque()
-            run.context.run(self._spawn, self._tell, run, run.events)
+            run.teller = run.context.run(self._spawn, self._tell, run, run.events)
         if len(run.events) >= _CALLS_PER_RUN:
             raise ProtocolError(f"a run has over {_CALLS_PER_RUN} events to tell")
         run.events.append(message)
@@ -249,19 +242,15 @@ class Connection:
         self, run: RunInFlight, events: deque[Progress | Result | Failed]
     ) -> None:
         """Tell what a run tells, in order, its outcome last."""
-        scope = trio.CancelScope()
-        run.calls.add(scope)
-        with scope:
-            while events:
-                message = events[0]
-                if not isinstance(message, Progress):
-                    run.calls.discard(scope)
-                    self._finish(run, message)
-                    return
-                await self._tell_progress(run, message)
-                events.popleft()
-        run.calls.discard(scope)
-        run.events = None
+        while events:
+            message = events[0]
+            if not isinstance(message, Progress):
+                run.teller = None
+                self._finish(run, message)
+                return
+            await self._tell_progress(run, message)
+            events.popleft()
+        run.events = run.teller = None
 
     async def _tell_progress(self, run: RunInFlight, message: Progress) -> None:
         if run.handlers.progress is None:

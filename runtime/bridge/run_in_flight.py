@@ -49,16 +49,21 @@ class RunInFlight:
     number: int = 0
     is_over: bool = False
     # What the run asks of the parent, and what of that failed, by the call's number.
-    calls: set[trio.CancelScope] = field(default_factory=set[trio.CancelScope])
+    calls: dict[int, trio.CancelScope] = field(
+        default_factory=dict[int, trio.CancelScope]
+    )
     failures: dict[int, Exception] = field(default_factory=dict[int, Exception])
     # What it tells, in order; None as long as it has told nothing.
     events: deque[Progress | Result | Failed] | None = None
+    teller: trio.CancelScope | None = None
 
     def end(self) -> None:
         """Cancel what it still asks."""
         self.is_over = True
-        for scope in self.calls:
+        for scope in self.calls.values():
             scope.cancel()
+        if self.teller is not None:
+            self.teller.cancel()
 
     def outcome(self, message: Result | Failed) -> Outcome:
         """Give what its last message says."""

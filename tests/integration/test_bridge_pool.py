@@ -1,5 +1,6 @@
 """The pool with real processes: sizes, queue, sessions, wear, health."""
 
+import dataclasses
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ import trio
 from dspex.runtime import ActorRef, CalleeExitedError, Node, StartError, open_node
 from dspex.runtime.bridge import (
     BridgeUnavailableError,
+    DspyBridge,
     DspyCall,
     DspyPool,
     PoolFullError,
@@ -197,6 +199,47 @@ async def test_a_stopped_idle_process_is_found_sick_and_replaced(node: Node) -> 
     os.kill(before, signal.SIGSTOP)
     await eventually(lambda s: s.unhealthy == 1 and s.size == 1, pool)
     assert (await run(pool, "pid"))["pid"] != before
+
+
+async def test_a_process_that_is_stopped_in_a_run_is_found_long_before_its_timeout(
+    node: Node,
+) -> None:
+    pool = await start(node, stopped_timeout=0.3)
+    failed: list[BaseException] = []
+
+    async def stopped() -> None:
+        with pytest.raises(CalleeExitedError) as caught:
+            await run(pool, "stop_itself", timeout=60)
+        failed.append(caught.value)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stopped)
+            # Its neighbour computes in C all the while, and is left alone.
+            spun = await run(pool, "spin_in_c_for", seconds=1.0)
+    assert spun == {"spun": 1.0}
+    assert len(failed) == 1
+    counts = await statistics(pool)
+    assert (counts.unhealthy, counts.timed_out, counts.failed) == (1, 0, 1)
+    assert await run(pool, "sleep", seconds=0) == {"slept": 0}
+
+
+async def test_a_ping_and_a_cancel_are_read_while_a_run_computes(node: Node) -> None:
+    bridge = await node.start(DspyBridge(search_path=[HOSTED]))
+    call = DspyCall(module="hosted_faults:burn", inputs={"seconds": 2.0})
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):  # the second one in a thread of its own
+            nursery.start_soon(bridge.call, DspyBridge.run, call, no_model)
+        await trio.sleep(0.1)
+        began = trio.current_time()
+        await bridge.call(DspyBridge.ping)
+        assert trio.current_time() - began < 1
+        short = DspyCall(module="hosted_faults:square", inputs={"number": 3})
+        short = dataclasses.replace(short, signature="number -> squared")
+        result = await bridge.call(DspyBridge.run, short, no_model)
+        assert trio.current_time() - began < 1.5
+        nursery.cancel_scope.cancel()
+    assert result.outputs == {"squared": 9}
 
 
 async def test_a_busy_process_is_not_sick(node: Node) -> None:
