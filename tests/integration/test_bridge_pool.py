@@ -226,10 +226,14 @@ async def test_a_process_that_is_stopped_in_a_run_is_found_long_before_its_timeo
 
 async def test_a_ping_and_a_cancel_are_read_while_a_run_computes(node: Node) -> None:
     bridge = await node.start(DspyBridge(search_path=[HOSTED]))
-    call = DspyCall(module="hosted_faults:burn", inputs={"seconds": 2.0})
+
+    async def burn() -> None:
+        call = DspyCall(module="hosted_faults:burn", inputs={"seconds": 2.0})
+        await bridge.call(DspyBridge.run, call, no_model)
+
     async with trio.open_nursery() as nursery:
         for _ in range(2):  # the second one in a thread of its own
-            nursery.start_soon(bridge.call, DspyBridge.run, call, no_model)
+            nursery.start_soon(burn)
         await trio.sleep(0.1)
         began = trio.current_time()
         await bridge.call(DspyBridge.ping)
