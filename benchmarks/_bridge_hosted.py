@@ -38,7 +38,7 @@ class Fake:
         )
 
 
-def predict_alone(text: str, calls: int) -> dict[str, list[float]]:
+def predict_alone(text: str, calls: int, pause: float = 0.0) -> dict[str, list[float]]:
     """Seconds of each call of dspy.Predict with the fake model in the same process."""
     import dspy
 
@@ -47,6 +47,8 @@ def predict_alone(text: str, calls: int) -> dict[str, list[float]]:
     seconds: list[float] = []
     with dspy.context(lm=lm):
         for _ in range(calls):
+            if pause:
+                time.sleep(pause)
             began = time.perf_counter()
             predict(question="What is the capital of France?")
             seconds.append(time.perf_counter() - began)

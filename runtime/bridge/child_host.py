@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from dspex.runtime.bridge.child_calls import Calls, RunCancelled
 from dspex.runtime.bridge.child_channel import Channel
 from dspex.runtime.bridge.child_dspy import load_dspy
+from dspex.runtime.bridge.child_interpreter import make_interpreter
 from dspex.runtime.bridge.child_limits import start_cpu_clock
 from dspex.runtime.bridge.child_modules import run_module
 from dspex.runtime.bridge.child_optimizers import optimize
@@ -133,7 +134,7 @@ def prepare_dspy() -> None:
     """Turn dspy's own cache and history off; the parent has its own."""
     dspy: Any = load_dspy()
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    dspy.configure(disable_history=True)
+    dspy.configure(disable_history=True, interpreter_factory=make_interpreter)
 
 
 def serve(channel: socket.socket, hello: Hello) -> NoReturn:

@@ -292,6 +292,37 @@ async def test_multi_chain_comparison_is_hosted(pool: ActorRef[DspyPool]) -> Non
     assert result.outputs == {"rationale": "the second", "answer": "Paris"}
 
 
+async def test_program_of_thought_runs_the_models_code_in_its_sandbox(
+    pool: ActorRef[DspyPool],
+) -> None:
+    call = DspyCall(
+        module="dspy.ProgramOfThought",
+        signature="question -> answer: int",
+        inputs={"question": "The sum of the squares below ten?"},
+    )
+    code = 'total = sum(n * n for n in range(10))\nSUBMIT({"answer": total})'
+    model = ScriptedModel(
+        fields(reasoning="sum them", generated_code=f"```python\n{code}\n```"),
+        fields(reasoning="the code said so", answer=285),
+    )
+    result = await pool.call(DspyPool.run, call, model, timeout=120)
+    assert result.outputs["answer"] == 285
+    # What the code gave was put to the model.
+    assert "285" in str(model.requests[1]["messages"][-1])
+
+
+async def test_rlm_explores_in_its_sandbox(pool: ActorRef[DspyPool]) -> None:
+    call = DspyCall(
+        module="dspy.RLM",
+        signature="context, query -> answer",
+        inputs={"context": "a b a c a", "query": "How many a?"},
+    )
+    code = 'SUBMIT(answer=str(context.split().count("a")))'
+    model = ScriptedModel(fields(reasoning="count", code=f"```python\n{code}\n```"))
+    result = await pool.call(DspyPool.run, call, model, timeout=120)
+    assert result.outputs["answer"] == "3"
+
+
 CAPITALS = {"Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo", "Peru": "Lima"}
 EXAMPLES = [{"question": name, "answer": city} for name, city in CAPITALS.items()]
 
