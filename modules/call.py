@@ -175,6 +175,19 @@ def end_call(token: Token[Call | None]) -> None:
 
 
 @contextmanager
+def outermost() -> Generator[None]:
+    """Run a block as if no call were around it: calls inside begin a run of their own.
+
+    The trace that is being recorded gets their steps, too.
+    """
+    token = _CURRENT.set(None)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
 def record_trace() -> Generator[list[TraceStep]]:
     """Record the predictor calls of the runs inside the block, in order.
 

@@ -8,7 +8,7 @@ import trio
 from dspex.modules.errors import UnknownModuleError
 from dspex.modules.native import shape_of, signature_of
 from dspex.modules.run_lm import RunLM
-from dspex.modules.step_config import check_config
+from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
 from dspex.runtime import ActorRef
@@ -65,11 +65,19 @@ class HostedBackend:
                 ("dspy.Predict", "dspy.ChainOfThought", "package:attribute"),
             )
         signature = signature_of(step)
-        check_config(step, signature)
+        check_config(step)
         shape = shape_of(signature)
         outputs = _ADDED_OUTPUTS.get(step.module, {})
         inputs = _ADDED_INPUTS.get(step.module, {})
-        return Shape({**inputs, **shape.inputs}, {**outputs, **shape.outputs})
+        found = Shape({**inputs, **shape.inputs}, {**outputs, **shape.outputs})
+        check_demos(step, {**found.inputs, **found.outputs})
+        return found
+
+    def with_lm(self, lm: LM) -> "HostedBackend":
+        """Give a backend on the same bridge whose model calls go to another model."""
+        return HostedBackend(
+            registry=self._registry, start_bridge=self._start_bridge, lm=lm
+        )
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there."""

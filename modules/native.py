@@ -12,7 +12,7 @@ from dspex.modules.module import Module
 from dspex.modules.predict import Predict
 from dspex.modules.run_lm import RunEffects, RunLM
 from dspex.modules.signature import Signature
-from dspex.modules.step_config import check_config
+from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
 from dspex.runtime import ActorRef
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
@@ -72,13 +72,21 @@ class NativeBackend:
             SignatureError: the signature does not parse.
             ConfigError: the module does not take such a config.
         """
-        check_config(step, signature_of(step))
-        module = self._make(step)
+        check_config(step)
+        module = self.make(step)
         # What a module adds, such as the reasoning, is in its own signature.
         signature: Signature = getattr(module, "signature", signature_of(step))
+        check_demos(step, signature.fields)
         return shape_of(signature)
 
-    def _make(self, step: Step) -> Module:
+    def make(self, step: Step) -> Module:
+        """Give the module of a step.
+
+        Raises:
+            UnknownModuleError: no native module has that name.
+            SignatureError: the signature does not parse.
+            ConfigError: the module does not take such a config.
+        """
         factory = self._modules.get(step.module)
         if factory is None:
             raise UnknownModuleError(
@@ -95,7 +103,7 @@ class NativeBackend:
     async def prepare(self, name: str, step: Step) -> None:
         """Start the step's actor under `name`, unless it is there."""
         if self._registry.whereis(name) is None:
-            spec = ChildSpec(name, ModuleActor, (self._make(step),), name=name)
+            spec = ChildSpec(name, ModuleActor, (self.make(step),), name=name)
             await self._supervisor.call(DynamicSupervisor.start_child, spec)
 
     async def run(

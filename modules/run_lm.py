@@ -15,12 +15,12 @@ T = TypeVar("T")
 TOOL_PREFIX: Final = "tool "
 """What the fingerprint of a tool call begins with."""
 
-_MODEL_CALL: Final = Codec(
+MODEL_CALL: Final = Codec(
     "model", Response.to_json, Response.from_json, lambda got: got.usage.to_json()
 )
 
 # What a tool call gives: whether it failed, and what the model is told.
-_TOOL_CALL: Final[Codec[Any]] = Codec(
+TOOL_CALL: Final[Codec[Any]] = Codec(
     "tool", lambda result: to_jsonable_python(list(result), fallback=str), tuple
 )
 
@@ -38,7 +38,7 @@ class RunEffects:
         """Make a tool call, unless this run has made it already; give its result."""
         if not fingerprint.startswith(TOOL_PREFIX):
             return await call()
-        return await self._effects.perform(fingerprint, call, codec=_TOOL_CALL)
+        return await self._effects.perform(fingerprint, call, codec=TOOL_CALL)
 
 
 class RunLM:
@@ -78,7 +78,7 @@ class RunLM:
         response = await self._effects.perform(
             f"{self.name}:{request.fingerprint()}",
             partial(self._lm.complete, request, timeout=timeout),
-            codec=_MODEL_CALL,
+            codec=MODEL_CALL,
             request=request.to_json,
         )
         self.usage += response.usage

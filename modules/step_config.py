@@ -1,13 +1,12 @@
 """A step's config, checked when the program is built, not when it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dspex.modules.errors import ConfigError
-from dspex.modules.signature import Signature
 from dspex.runtime.engine import Step
 
 # What every module takes; what else a config holds is checked by the module itself.
@@ -34,12 +33,11 @@ def _validator(name: str) -> TypeAdapter[Any]:  # Any: as above
     return TypeAdapter(_SETTINGS[name])
 
 
-def check_config(step: Step, signature: Signature) -> None:
-    """Pass when a step's config and demos can be used with its signature.
+def check_config(step: Step) -> None:
+    """Pass when a step's config can be used.
 
     Raises:
-        ConfigError: a setting has a value that cannot be, or belongs elsewhere; a demo
-            names a field that the signature does not have.
+        ConfigError: a setting has a value that cannot be, or belongs elsewhere.
     """
     for name, value in step.config.items():
         if name in _NOT_HERE:
@@ -51,11 +49,19 @@ def check_config(step: Step, signature: Signature) -> None:
                 problem = error.errors()[0]["msg"]
                 problem = problem[:1].lower() + problem[1:]
                 raise ConfigError(name, value, problem) from None
+
+
+def check_demos(step: Step, fields: Collection[str]) -> None:
+    """Pass when a step's demos name only fields of the step, its reasoning included.
+
+    Raises:
+        ConfigError: one names another.
+    """
     for index, demo in enumerate(step.demos):
         for name in demo:
-            if name not in signature.fields:
+            if name not in fields:
                 raise ConfigError(
                     f"demos[{index}]",
                     name,
-                    f"is no field; the fields are {', '.join(signature.fields)}",
+                    f"is no field; the fields are {', '.join(fields)}",
                 )

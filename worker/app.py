@@ -16,6 +16,7 @@ import trio
 
 from dspex.runtime import ActorRef, Node
 from dspex.runtime.engine import (
+    Backend,
     Engine,
     Plan,
     Program,
@@ -38,7 +39,7 @@ from dspex.supervisors import (
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError, ProgramNotFoundError
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
-from dspex.worker.watching import watched_run
+from dspex.worker.watching import WatchedBackend, watched_run
 
 MODULES: Final = "modules"
 """The supervisor of the actors of native steps."""
@@ -79,6 +80,11 @@ class Runtime:
         if known is not None:
             return known
         return make_plan(program, self._engine.backends, actors=self._actors(program))
+
+    def backend(self, name: str) -> Backend:
+        """Give what runs the steps of that `backend`."""
+        found = self._engine.backends[name]
+        return found.inner if isinstance(found, WatchedBackend) else found
 
     def _actors(self, program: Program) -> str:
         """Give a prefix of its own to each version of a program that is loaded."""

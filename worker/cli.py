@@ -1,4 +1,4 @@
-"""The command line: dspex run, demo, doctor, worker."""
+"""The command line: dspex run, eval, compile, demo, doctor, worker."""
 
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
 from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.optimize_cli import compile_command, eval_command
 from dspex.worker.programs_cli import programs_app
 from dspex.worker.run_command import RunOptions, run_program
 from dspex.worker.runs_cli import runs_app
@@ -126,5 +127,7 @@ def doctor(
     execute(lambda: run_doctor(as_json=as_json), debug=debug, log_level="critical")
 
 
+app.command("eval")(eval_command)
+app.command("compile")(compile_command)
 app.command("worker")(worker_command)
 app.command("top")(top_command)

@@ -68,7 +68,7 @@ async def run_program(options: RunOptions) -> int:
         rows = [_with_pairs(row, pairs, plan) for row in rows]
         await runtime.load(program)
         with Progress(
-            console=Console(stderr=True), transient=True, disable=not _on_terminal()
+            console=Console(stderr=True), transient=True, disable=not on_terminal()
         ) as progress:
             task = progress.add_task(program.name, total=len(rows))
 
@@ -104,7 +104,8 @@ def _with_pairs(row: Row, pairs: dict[str, str], plan: Plan) -> Row:
     return Row(row.place, {**convert(pairs, plan.inputs), **row.inputs})
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
+    """Whether somebody looks at stderr."""
     return sys.stderr.isatty()
 
 

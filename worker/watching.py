@@ -41,15 +41,15 @@ class WatchedBackend:
     """A backend whose steps are told to the run they belong to."""
 
     def __init__(self, inner: Backend) -> None:
-        self._inner = inner
+        self.inner = inner
 
     def shape(self, step: Step) -> Shape:
         """Give what the step takes and gives; raises what the backend raises."""
-        return self._inner.shape(step)
+        return self.inner.shape(step)
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start what the step needs."""
-        await self._inner.prepare(name, step)
+        await self.inner.prepare(name, step)
 
     async def run(
         self,
@@ -63,7 +63,7 @@ class WatchedBackend:
         """Run the step, and tell when it began and how it ended."""
         record = watched_run.get()
         if record is None:
-            return await self._inner.run(
+            return await self.inner.run(
                 name, step, inputs, effects=effects, deadline=deadline
             )
         label = name.partition("/")[2].partition("@")[0]
@@ -71,7 +71,7 @@ class WatchedBackend:
         began = trio.current_time()
         watched = cast("Effects", _WatchedEffects(effects, record, label))
         try:
-            result = await self._inner.run(
+            result = await self.inner.run(
                 name, step, inputs, effects=watched, deadline=deadline
             )
         except Exception as error:

@@ -22,6 +22,13 @@ from dspex.modules.optimizers.evaluation import (
     Outcome,
 )
 from dspex.modules.optimizers.example import Example
+from dspex.modules.optimizers.journaled import (
+    EffectScopes,
+    JournaledWork,
+    open_work,
+)
+from dspex.modules.optimizers.judge import lm_judge
+from dspex.modules.optimizers.knn_few_shot import KNNFewShot, NearestDemos, bm25
 from dspex.modules.optimizers.labeled_few_shot import LabeledFewShot
 from dspex.modules.optimizers.metrics import (
     Metric,
@@ -32,6 +39,7 @@ from dspex.modules.optimizers.metrics import (
     numeric,
     per_field,
 )
+from dspex.modules.optimizers.program_module import HostedStep, ProgramModule
 from dspex.modules.optimizers.random_search import (
     BootstrapFewShotWithRandomSearch,
     Candidate,
@@ -54,26 +62,35 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "DemoSource",
+    "EffectScopes",
     "Evaluate",
     "Evaluation",
     "EvaluationFailedError",
     "Example",
+    "HostedStep",
     "ItemTimeoutError",
+    "JournaledWork",
+    "KNNFewShot",
     "LabeledFewShot",
     "Metric",
     "MetricError",
+    "NearestDemos",
     "Outcome",
     "PairedTest",
+    "ProgramModule",
     "Report",
     "Score",
     "Searched",
     "answer_in_text",
+    "bm25",
     "compare",
     "compare_evaluations",
     "confidence_interval",
     "exact_match",
     "f1",
+    "lm_judge",
     "numeric",
+    "open_work",
     "paired_test",
     "per_field",
     "refuse_leakage",

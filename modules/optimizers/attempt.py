@@ -2,18 +2,21 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from dspex.modules.call import TraceStep, record_trace
+from dspex.modules.call import TraceStep, enter_call, record_trace
 from dspex.modules.module import Module
 from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.metrics import Judge, Score
 from dspex.modules.prediction import Prediction
+from dspex.modules.run_lm import MODEL_CALL, TOOL_CALL, TOOL_PREFIX
+from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
+from dspex.runtime.engine import Codec, Effects
 
 T = TypeVar("T")
 
@@ -23,7 +26,8 @@ class Attempt:
     """What came of a program on an example.
 
     `score` is None without a metric and after an error. `calls` and `usage` count the
-    model calls that were answered, those of a failed attempt too.
+    model calls that were answered, those of a failed attempt too; `replayed` says how
+    many of them the journal answered.
     """
 
     prediction: Prediction | None
@@ -33,20 +37,37 @@ class Attempt:
     seconds: float
     calls: int
     usage: Usage
+    replayed: int = 0
 
 
 class Meter:
-    """Counts the model calls of a run that are answered, and what they used."""
+    """Counts the model calls of a try, and makes each once where there is a journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, effects: Effects | None = None) -> None:
+        self._effects = effects
         self.calls = 0
+        self.replayed = 0
         self.usage = Usage()
 
     async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Make the call."""
-        result = await call()
+        """Make the call, or give what the journal has of it."""
+        is_made = False
+
+        async def make() -> T:
+            nonlocal is_made
+            is_made = True
+            return await call()
+
+        if self._effects is None:
+            result = await make()
+        else:
+            is_tool = fingerprint.startswith(TOOL_PREFIX)
+            codec: Codec[Any] = TOOL_CALL if is_tool else MODEL_CALL  # Any: T
+            # Here: a try that is given up takes its calls with it.
+            result = await self._effects.perform_here(fingerprint, make, codec=codec)
         if isinstance(result, Response):
             self.calls += 1
+            self.replayed += not is_made
             self.usage += result.usage
         return result
 
@@ -59,12 +80,14 @@ async def try_once(
     lm: LM | None,
     timeout: float,
     with_trace: bool,
+    effects: Effects | None = None,
 ) -> Attempt:
     """Run a program on an example and score it; an error is part of what comes back.
 
-    The metric gets the trace when `with_trace`, else None, as in dspy.
+    The metric gets the trace when `with_trace`, else None, as in dspy. Predictors that
+    it calls use `lm`, too, and their calls count.
     """
-    meter = Meter()
+    meter = Meter(effects)
     started = trio.current_time()
     prediction: Prediction | None = None
     score: Score | None = None
@@ -75,9 +98,10 @@ async def try_once(
             with record_trace() as trace:
                 prediction = await program.run(example.inputs(), lm=lm, effects=meter)
             if judge is not None:
-                score = await judge.score(
-                    example, prediction, trace if with_trace else None
-                )
+                with enter_call(lm=lm, effects=meter):
+                    score = await judge.score(
+                        example, prediction, trace if with_trace else None
+                    )
         # A program and a metric are anybody's code: their error is this one's result.
         except Exception as found:  # noqa: BLE001
             error = found
@@ -91,7 +115,18 @@ async def try_once(
         trio.current_time() - started,
         meter.calls,
         meter.usage,
+        meter.replayed,
     )
+
+
+def budget_error_of(error: BaseException | None) -> BudgetExceededError | None:
+    """Give the used-up budget behind an error: itself, its cause, or in its group."""
+    if error is None or isinstance(error, BudgetExceededError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        inner = [budget_error_of(it) for it in error.exceptions]
+        return next((it for it in inner if it is not None), None)
+    return budget_error_of(error.__cause__)
 
 
 def for_round(teacher: Module, lm: LM | None, number: int) -> LM | None:

@@ -2,15 +2,20 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
 from dspex.modules.call import TraceStep
 from dspex.modules.module import Module
-from dspex.modules.optimizers.attempt import Attempt, for_round, try_once
+from dspex.modules.optimizers.attempt import (
+    Attempt,
+    budget_error_of,
+    for_round,
+    try_once,
+)
 from dspex.modules.optimizers.compiled import Compiled, DemoSource, M, Report
 from dspex.modules.optimizers.errors import (
     BootstrapFailedError,
@@ -19,15 +24,17 @@ from dspex.modules.optimizers.errors import (
 )
 from dspex.modules.optimizers.evaluate import DEFAULT_TIMEOUT, check_at_least
 from dspex.modules.optimizers.example import AUGMENTED, Example
+from dspex.modules.optimizers.journaled import EffectScopes, scope_of
 from dspex.modules.optimizers.labeled_few_shot import with_labeled_demos
 from dspex.modules.optimizers.metrics import Judge, Metric
 from dspex.modules.optimizers.speculation import Speculation
-from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime.log import get_logger
 
 log = get_logger()
+
+OnExample: TypeAlias = Callable[[int, bool], None]
 
 
 class BootstrapFewShot:
@@ -47,7 +54,8 @@ class BootstrapFewShot:
 
     The `max_errors`-th try that raises, or takes more than `timeout` seconds, ends it.
     A model's budget that is used up does so too, but without an error: the program has
-    the demos that were found so far.
+    the demos that were found so far. `on_example` is told of each training example as
+    it is taken: its index, and whether it becomes a demo.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -65,6 +73,7 @@ class BootstrapFewShot:
         concurrency: int = 8,
         max_extra: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        on_example: OnExample | None = None,
     ) -> None:
         check_at_least("max_bootstrapped_demos", max_bootstrapped_demos, 0)
         check_at_least("max_labeled_demos", max_labeled_demos, 0)
@@ -81,6 +90,7 @@ class BootstrapFewShot:
         self.concurrency = concurrency
         self.max_extra = concurrency if max_extra is None else max_extra
         self.timeout = timeout
+        self.on_example = on_example
 
     async def compile(
         self,
@@ -90,12 +100,14 @@ class BootstrapFewShot:
         teacher: Module | None = None,
         lm: LM | None = None,
         teacher_lm: LM | None = None,
+        journal: EffectScopes | None = None,
     ) -> Compiled[M]:
         """Give a copy of the program with demos; the program itself stays as it is.
 
         A teacher that is not `compiled` gets labeled demos first, as in dspy. `lm` is
         the model of predictors that have none, `teacher_lm` the teacher's where that
-        is another one.
+        is another one. What a `journal` (see `open_work`) has of an earlier process is
+        not asked again.
 
         Raises:
             DatasetError: the training set is empty, or an example does not say what
@@ -114,7 +126,7 @@ class BootstrapFewShot:
                 "the student is compiled already: give the program it was made from",
             )
         prepared = self._prepare_teacher(student, teacher, trainset)
-        bootstrap = _Bootstrap(self, prepared, trainset, teacher_lm or lm)
+        bootstrap = _Bootstrap(self, prepared, trainset, teacher_lm or lm, journal)
         await bootstrap.run()
         program, sources = self._train(student, trainset, bootstrap)
         report = Report(
@@ -125,6 +137,7 @@ class BootstrapFewShot:
             errors=bootstrap.errors,
             extra_examples=bootstrap.extra_examples,
             calls=bootstrap.calls,
+            replayed=bootstrap.replayed,
             usage=bootstrap.usage,
             seconds=trio.current_time() - started,
             stopped=bootstrap.stopped,
@@ -217,7 +230,9 @@ class _Bootstrap:
         teacher: Module,
         trainset: Sequence[Example],
         lm: LM | None,
+        journal: EffectScopes | None,
     ) -> None:
+        self._journal = journal
         self._settings = settings
         self._teacher = teacher
         self._trainset = trainset
@@ -230,6 +245,7 @@ class _Bootstrap:
         self.errors = 0
         self.extra_examples = 0
         self.calls = 0
+        self.replayed = 0
         self.usage = Usage()
         self.stopped: str | None = None
 
@@ -253,6 +269,7 @@ class _Bootstrap:
         settings, example = self._settings, self._trainset[index]
         attempts: list[Attempt] = []
         teacher = self._teacher
+        place = f"train[{index}]"
         failed = 0
         for number in range(settings.max_rounds):
             teacher = self._teacher.copy()
@@ -265,15 +282,17 @@ class _Bootstrap:
                 lm=for_round(teacher, self._lm, number),
                 timeout=settings.timeout,
                 with_trace=True,
+                effects=scope_of(self._journal, f"{place}~{number}"),
             )
             self.calls += attempt.calls
+            self.replayed += attempt.replayed
             self.usage += attempt.usage
             attempts.append(attempt)
             if settings.is_success(attempt):
                 return _Tried(tuple(attempts), teacher, is_success=True)
             failed += attempt.error is not None
-            if self.errors + failed >= settings.max_errors or isinstance(
-                attempt.error, BudgetExceededError
+            if self.errors + failed >= settings.max_errors or budget_error_of(
+                attempt.error
             ):
                 break
         return _Tried(tuple(attempts), teacher, is_success=False)
@@ -282,8 +301,9 @@ class _Bootstrap:
         """Count the tries of the next example; whether to go on."""
         for attempt in tried.attempts:
             self.attempts += 1
-            if isinstance(attempt.error, BudgetExceededError):
-                self.stopped = str(attempt.error)
+            used_up = budget_error_of(attempt.error)
+            if used_up is not None:
+                self.stopped = str(used_up)
                 return False
             if attempt.error is not None:
                 self.errors += 1
@@ -297,6 +317,8 @@ class _Bootstrap:
         if tried.is_success:
             self.accepted.add(index)
             self._add_demos(index, tried)
+        if self._settings.on_example is not None:
+            self._settings.on_example(index, tried.is_success)
         return len(self.accepted) < self._settings.max_bootstrapped_demos
 
     def _add_demos(self, index: int, tried: _Tried) -> None:

@@ -28,7 +28,8 @@ class Report:
 
     `demos` says for each predictor where its demos come from, in their order.
     `attempts` counts the tries that were needed, `extra_examples` the training examples
-    that were run ahead for nothing. `calls`, `usage` and `seconds` count everything.
+    that were run ahead for nothing. `calls`, `usage` and `seconds` count everything;
+    `replayed` of the calls were answered by a journal, made by an earlier process.
     `stopped` says why it ended early, None when it did not.
     """
 
@@ -39,6 +40,7 @@ class Report:
     errors: int = 0
     extra_examples: int = 0
     calls: int = 0
+    replayed: int = 0
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
     stopped: str | None = None
@@ -63,6 +65,7 @@ class Report:
             "errors": self.errors,
             "extra_examples": self.extra_examples,
             "calls": self.calls,
+            "replayed": self.replayed,
             "usage": self.usage.to_json(),
             "seconds": self.seconds,
             "stopped": self.stopped,

@@ -9,7 +9,7 @@ import trio
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.errors import ConfigError
 from dspex.modules.module import Module
-from dspex.modules.optimizers.attempt import Attempt, try_once
+from dspex.modules.optimizers.attempt import Attempt, budget_error_of, try_once
 from dspex.modules.optimizers.errors import (
     DatasetError,
     ItemTimeoutError,
@@ -20,8 +20,8 @@ from dspex.modules.optimizers.evaluation import (
     Outcome,
 )
 from dspex.modules.optimizers.example import Example
+from dspex.modules.optimizers.journaled import EffectScopes, scope_of
 from dspex.modules.optimizers.metrics import Judge, Metric
-from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM
 
 DEFAULT_TIMEOUT = 120.0
@@ -73,11 +73,18 @@ class Evaluate:
         self._failure_score = failure_score
         self._on_outcome = on_outcome
 
-    async def __call__(self, program: Module, *, lm: LM | None = None) -> Evaluation:
+    async def __call__(
+        self,
+        program: Module,
+        *,
+        lm: LM | None = None,
+        journal: EffectScopes | None = None,
+    ) -> Evaluation:
         """Run the program on every example, and give the outcomes in their order.
 
         `lm` is the model of the predictors that have none. An example never sees
-        itself: a demo with its inputs is left out while it runs.
+        itself: a demo with its inputs is left out while it runs. What a `journal`
+        (see `open_work`) has of an earlier process is not asked again.
 
         Raises:
             EvaluationFailedError: `max_errors` examples failed; has what was done.
@@ -99,9 +106,11 @@ class Evaluate:
                         lm=lm,
                         timeout=self._timeout,
                         with_trace=False,
+                        effects=scope_of(journal, f"example[{index}]"),
                     )
-                    if isinstance(attempt.error, BudgetExceededError):
-                        run.stopped = str(attempt.error)
+                    used_up = budget_error_of(attempt.error)
+                    if used_up is not None:
+                        run.stopped = str(used_up)
                         nursery.cancel_scope.cancel()
                         return
                     outcome = run.add(index, attempt)
@@ -161,6 +170,7 @@ def to_outcome(
             feedback=attempt.score.feedback,
             seconds=attempt.seconds,
             calls=attempt.calls,
+            replayed=attempt.replayed,
             usage=attempt.usage,
         )
     return Outcome(
@@ -172,6 +182,7 @@ def to_outcome(
         error=attempt.error,
         seconds=attempt.seconds,
         calls=attempt.calls,
+        replayed=attempt.replayed,
         usage=attempt.usage,
     )
 

@@ -33,6 +33,8 @@ class Outcome:
     feedback: str = ""
     seconds: float = 0.0
     calls: int = 0
+    replayed: int = 0
+    """How many of the calls a journal answered, made by an earlier process."""
     usage: Usage = field(default_factory=Usage)
 
     def to_json(self) -> dict[str, Any]:  # Any: plain JSON
@@ -99,6 +101,11 @@ class Evaluation:
     def calls(self) -> int:
         """How many model calls were answered."""
         return sum(outcome.calls for outcome in self.outcomes)
+
+    @property
+    def replayed(self) -> int:
+        """How many of them a journal answered, made by an earlier process."""
+        return sum(outcome.replayed for outcome in self.outcomes)
 
     @property
     def usage(self) -> Usage:

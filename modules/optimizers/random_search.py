@@ -19,6 +19,7 @@ from dspex.modules.optimizers.evaluate import (
 )
 from dspex.modules.optimizers.evaluation import Evaluation
 from dspex.modules.optimizers.example import Example
+from dspex.modules.optimizers.journaled import EffectScopes, below
 from dspex.modules.optimizers.labeled_few_shot import with_labeled_demos
 from dspex.modules.optimizers.metrics import Metric
 from dspex.providers.lm import LM
@@ -130,11 +131,13 @@ class BootstrapFewShotWithRandomSearch:
         teacher: Module | None = None,
         lm: LM | None = None,
         teacher_lm: LM | None = None,
+        journal: EffectScopes | None = None,
     ) -> Searched[M]:
         """Give the best candidate; the program itself stays as it is.
 
         Without a `valset` half of the training set, drawn by `seed`, becomes one and is
         not trained on. A budget that is used up ends the search with the best so far.
+        What a `journal` (see `open_work`) has of an earlier process is not asked again.
 
         Raises:
             DatasetError: a set is empty, or they have an example in common.
@@ -161,7 +164,14 @@ class BootstrapFewShotWithRandomSearch:
         best: Candidate[M] | None = None
         for number in range(ZERO_SHOT, self._num_candidates):
             candidate = await self._try(
-                number, student, trainset, evaluate, teacher, lm, teacher_lm or lm
+                number,
+                student,
+                trainset,
+                evaluate,
+                teacher,
+                lm,
+                teacher_lm or lm,
+                below(journal, f"candidate {number}"),
             )
             tried.append(candidate)
             log.info("candidate_scored", seed=number, score=candidate.score)
@@ -189,14 +199,16 @@ class BootstrapFewShotWithRandomSearch:
         teacher: Module | None,
         lm: LM | None,
         teacher_lm: LM | None,
+        journal: EffectScopes | None,
     ) -> Candidate[M]:
         try:
             compiled = await self._make(
-                seed, student, trainset, teacher, lm, teacher_lm
+                seed, student, trainset, teacher, lm, teacher_lm, journal
             )
         except BootstrapFailedError as error:
             return Candidate(seed, None, None, error)
-        return Candidate(seed, compiled, await evaluate(compiled.program, lm=lm))
+        evaluation = await evaluate(compiled.program, lm=lm, journal=journal)
+        return Candidate(seed, compiled, evaluation)
 
     async def _make(
         self,
@@ -206,6 +218,7 @@ class BootstrapFewShotWithRandomSearch:
         teacher: Module | None,
         lm: LM | None,
         teacher_lm: LM | None,
+        journal: EffectScopes | None,
     ) -> Compiled[M]:
         if seed == ZERO_SHOT:
             return Compiled(student.reset_copy(), Report("zero-shot", demos={}))
@@ -224,6 +237,7 @@ class BootstrapFewShotWithRandomSearch:
             teacher=teacher,
             lm=lm,
             teacher_lm=teacher_lm,
+            journal=journal,
         )
         # The report speaks of the training set as it was given.
         demos = {
@@ -255,6 +269,7 @@ def _searched(
         errors=sum(r.errors for r in made) + sum(e.errors for e in scored),
         extra_examples=sum(report.extra_examples for report in made),
         calls=sum(r.calls for r in made) + sum(e.calls for e in scored),
+        replayed=sum(r.replayed for r in made) + sum(e.replayed for e in scored),
         usage=sum(
             [*(r.usage for r in made), *(e.usage for e in scored)], start=Usage()
         ),
