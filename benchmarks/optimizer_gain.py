@@ -127,5 +127,5 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="60 dev examples, seed 1")
     options = parser.parse_args(argv)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    seeds = options.seed or (SEEDS[:1] if options.quick else list(SEEDS))
-    return 0 if trio.run(run, list(seeds), 60 if options.quick else DEV) else 1
+    seeds: list[int] = options.seed or list(SEEDS[: 1 if options.quick else None])
+    return 0 if trio.run(run, seeds, 60 if options.quick else DEV) else 1
