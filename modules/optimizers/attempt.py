@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from dspex.modules.call import TraceStep, enter_call, record_trace
+from dspex.modules.call import TraceStep, begin_call, end_call, record_trace
 from dspex.modules.module import Module
 from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
@@ -98,10 +98,13 @@ async def try_once(
             with record_trace() as trace:
                 prediction = await program.run(example.inputs(), lm=lm, effects=meter)
             if judge is not None:
-                with enter_call(lm=lm, effects=meter):
+                _, token = begin_call(lm=lm, effects=meter)
+                try:
                     score = await judge.score(
                         example, prediction, trace if with_trace else None
                     )
+                finally:
+                    end_call(token)
         # A program and a metric are anybody's code: their error is this one's result.
         except Exception as found:  # noqa: BLE001
             error = found
