@@ -22,6 +22,7 @@ from dspex.modules.optimizers.evaluation import (
     Outcome,
 )
 from dspex.modules.optimizers.example import Example
+from dspex.modules.optimizers.hosted import HostedOptimizer
 from dspex.modules.optimizers.journaled import (
     EffectScopes,
     JournaledWork,
@@ -67,6 +68,7 @@ __all__ = [
     "Evaluation",
     "EvaluationFailedError",
     "Example",
+    "HostedOptimizer",
     "HostedStep",
     "ItemTimeoutError",
     "JournaledWork",

@@ -38,16 +38,25 @@ _MANY: Final = 8
 async def run_bootstrap_case(case: Case) -> Ran:
     """Compile a case's program, alone and with examples side by side, and compare."""
     tags: tuple[str, ...] = tuple(case.get("tags", ()))
-    difference = await _differs(case, tags, concurrency=1)
-    if difference is None:
-        difference = await _differs(case, tags, concurrency=_MANY)
-    notes = () if case["trainset"] else ("empty-trainset",)
+    notes = [] if case["trainset"] else ["empty-trainset"]
+    difference, is_repaired = await _differs(case, tags, concurrency=1)
+    if is_repaired:
+        notes.append("repair-turn")
+    # Equal questions side by side would draw a rule's answers in any order.
+    if difference is None and not _asks_twice(case):
+        difference, _ = await _differs(case, tags, concurrency=_MANY)
     return Ran(case["id"], tags, difference, notes)
+
+
+def _asks_twice(case: Case) -> bool:
+    questions = [row["question"] for row in case["trainset"]]
+    return len(set(questions)) < len(questions)
 
 
 async def _differs(
     case: Case, tags: Sequence[str], *, concurrency: int
-) -> Difference | None:
+) -> tuple[Difference | None, bool]:
+    """Compile and compare; and whether an answer was repaired meanwhile."""
     lm = _ruled_lm(case["rules"], case.get("lm_capabilities") or {})
     trainset = Dataset.from_rows(case["trainset"], inputs=["question"])
     params: dict[str, Any] = dict(case["params"])  # Any: JSON
@@ -69,7 +78,15 @@ async def _differs(
         found = error
     # What runs ahead for nothing costs calls: only without it do they compare.
     calls = len(lm.requests) if concurrency == 1 else 0
-    return _compare(found, report, case, any_choice=_ANY_CHOICE in tags, calls=calls)
+    difference = _compare(
+        found, report, case, any_choice=_ANY_CHOICE in tags, calls=calls
+    )
+    is_repaired = any(
+        request.messages[-1].text.startswith(_COMPLAINT) for request in lm.requests
+    )
+    if difference is not None and is_repaired:
+        difference = Difference(difference.text, "reads more")
+    return difference, is_repaired
 
 
 async def _teacher(case: Case, trainset: Sequence[Example]) -> Module | None:
