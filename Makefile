@@ -3,9 +3,10 @@
 # make demo    the main job on the embedded model: no key, no service
 # make test    the tests
 # make check   what CI runs: format, lint, types, layers, tests
+# make gain    what optimizing gains on the embedded model (some minutes; needs npm)
 # make bench   the benchmarks, peers included (NAME=kernel for one; the long ones by name)
 
-.PHONY: setup browser demo test check bench clean
+.PHONY: setup browser demo test check gain bench clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -53,6 +54,9 @@ check: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest
+
+gain: setup
+	$(BIN)/python -m examples.optimize.gain --embedded
 
 bench: setup
 	@$(INSTALL) --group bench

@@ -117,7 +117,8 @@ class Peer:
             max_labeled_demos=16,
         )
         student = self.dspy.Predict("question -> answer")
-        made = optimizer.compile(student, trainset=self.examples(TRAIN))
+        with contextlib.redirect_stdout(None):  # it tells what it found
+            made = optimizer.compile(student, trainset=self.examples(TRAIN))
         return [dict(demo) for demo in made.demos]
 
     def evaluate(self, count: int) -> float:

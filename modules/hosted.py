@@ -49,6 +49,7 @@ class HostedBackend:
         self._registry = registry
         self._start_bridge = start_bridge
         self._lm = lm
+        self._preparing = trio.Lock()
 
     def shape(self, step: Step) -> Shape:
         """Give what the step takes and gives.
@@ -81,7 +82,8 @@ class HostedBackend:
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there."""
-        await self._start_bridge()
+        async with self._preparing:
+            await self._start_bridge()
 
     async def run(
         self,

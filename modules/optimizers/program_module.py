@@ -1,6 +1,7 @@
 """ProgramModule: a program of steps as a module, to be evaluated and compiled."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import trio
@@ -50,13 +51,15 @@ class ProgramModule(Module):
         self, program: Program, *, native: NativeBackend, hosted: HostedBackend
     ) -> None:
         backends: dict[str, Backend] = {"native": native, "python": hosted}
-        self._given = _Given(program, make_plan(program, backends))
+        plan = make_plan(program, backends)
         self.steps: dict[str, Module] = {
             name: native.make(step)
             if step.backend == "native"
             else HostedStep(step, hosted)
             for name, step in program.steps.items()
         }
+        before = {name: _instructions(it) for name, it in self.steps.items()}
+        self._given = _Given(program, plan, before)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -82,20 +85,21 @@ class ProgramModule(Module):
 
         Steps that are made of several predictors stay as they are.
         """
-        program = self._given.program
+        program, before = self._given.program, self._given.instructions
         steps = {
-            name: _updated(step, self.steps[name])
+            name: _updated(step, self.steps[name], before[name])
             for name, step in program.steps.items()
         }
         return program.model_copy(update={"steps": steps})
 
 
+@dataclass(frozen=True, slots=True)
 class _Given:
-    """The program and its plan, which `copy` shares."""
+    """The program, its plan and its steps' instructions, which `copy` shares."""
 
-    def __init__(self, program: Program, plan: Plan) -> None:
-        self.program = program
-        self.plan = plan
+    program: Program
+    plan: Plan
+    instructions: Mapping[str, str | None]
 
 
 class HostedStep(Predictor):
@@ -108,6 +112,7 @@ class HostedStep(Predictor):
         self.settings = {}
         self.lm = None
         self._backend = backend
+        self._instructions = self.signature.instructions
 
     async def forward(self, /, **inputs: Any) -> Prediction:  # Any: as declared
         """Have dspy run the step; its model calls are made here.
@@ -121,9 +126,9 @@ class HostedStep(Predictor):
         if call is None or lm is None:
             raise LMNotConfiguredError(f"step {self.step.module}")
         backend = self._backend.with_lm(lm)
-        step = _updated(self.step, self)
+        step = _updated(self.step, self, self._instructions)
         # The pool is started when the first step asks for it.
-        await backend.prepare("", step)
+        await self._backend.prepare("", step)
         deadline = trio.current_time() + step.options.timeout
         result = await backend.run(
             "", step, inputs, effects=_CallEffects(call), deadline=deadline
@@ -188,8 +193,14 @@ class _CallEffects(Effects):
         return await self._call.effects.perform(fingerprint, call)
 
 
-def _updated(step: Step, module: Module) -> Step:
-    """Give the step with the demos and instructions of its module's predictor."""
+def _instructions(module: Module) -> str | None:
+    """Give the instructions of a module's only predictor."""
+    predictors = module.predictors
+    return predictors[0].signature.instructions if len(predictors) == 1 else None
+
+
+def _updated(step: Step, module: Module, before: str | None) -> Step:
+    """Give the step with the demos of its module's predictor, and new instructions."""
     predictors = module.predictors
     if len(predictors) != 1:
         return step
@@ -200,7 +211,7 @@ def _updated(step: Step, module: Module) -> Step:
         for demo in predictor.demos
     )
     update: dict[str, object] = {"demos": demos}
-    if predictor.signature.instructions != signature_of(step).instructions:
+    if predictor.signature.instructions != before:
         update["instructions"] = predictor.signature.instructions
     return step.model_copy(update=update)
 
