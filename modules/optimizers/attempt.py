@@ -1,12 +1,13 @@
 """An attempt: a program run once on an example, and what its metric says."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import trio
 
-from dspex.modules.call import TraceStep, begin_call, end_call, record_trace
+from dspex.modules.call import TraceStep, record_trace
 from dspex.modules.module import Module
 from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
@@ -51,6 +52,8 @@ class Meter:
 
     async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or give what the journal has of it."""
+        if self._effects is None:
+            return self._count(await call(), is_replayed=False)
         is_made = False
 
         async def make() -> T:
@@ -58,16 +61,16 @@ class Meter:
             is_made = True
             return await call()
 
-        if self._effects is None:
-            result = await make()
-        else:
-            is_tool = fingerprint.startswith(TOOL_PREFIX)
-            codec: Codec[Any] = TOOL_CALL if is_tool else MODEL_CALL  # Any: T
-            # Here: a try that is given up takes its calls with it.
-            result = await self._effects.perform_here(fingerprint, make, codec=codec)
+        is_tool = fingerprint.startswith(TOOL_PREFIX)
+        codec: Codec[Any] = TOOL_CALL if is_tool else MODEL_CALL  # Any: T
+        # Here: a try that is given up takes its calls with it.
+        result: T = await self._effects.perform_here(fingerprint, make, codec=codec)
+        return self._count(result, is_replayed=not is_made)
+
+    def _count(self, result: T, *, is_replayed: bool) -> T:
         if isinstance(result, Response):
             self.calls += 1
-            self.replayed += not is_made
+            self.replayed += is_replayed
             self.usage += result.usage
         return result
 
@@ -95,16 +98,16 @@ async def try_once(
     trace: list[TraceStep] = []
     with trio.move_on_after(timeout) as scope:
         try:
-            with record_trace() as trace:
+            with record_trace() if with_trace else nullcontext(trace) as trace:
                 prediction = await program.run(example.inputs(), lm=lm, effects=meter)
             if judge is not None:
-                _, token = begin_call(lm=lm, effects=meter)
-                try:
-                    score = await judge.score(
-                        example, prediction, trace if with_trace else None
-                    )
-                finally:
-                    end_call(token)
+                score = await judge.score(
+                    example,
+                    prediction,
+                    trace if with_trace else None,
+                    lm=lm,
+                    effects=meter,
+                )
         # A program and a metric are anybody's code: their error is this one's result.
         except Exception as found:  # noqa: BLE001
             error = found

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from dspex.modules.call import TraceStep
+from dspex.modules.call import Effects, TraceStep, begin_call, end_call
 from dspex.modules.optimizers.errors import MetricError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.prediction import Prediction
+from dspex.providers.lm import LM
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -55,8 +56,11 @@ class Judge:
         example: Example,
         prediction: Prediction,
         trace: Sequence[TraceStep] | None = None,
+        *,
+        lm: LM | None = None,
+        effects: Effects | None = None,
     ) -> Score:
-        """Ask the metric.
+        """Ask the metric; predictors that it awaits use `lm` and `effects`.
 
         Raises:
             MetricError: what it gives is no score.
@@ -67,7 +71,11 @@ class Judge:
         else:
             found = self._metric(example, prediction)
         if inspect.isawaitable(found):
-            found = await cast(Awaitable[object], found)
+            _, token = begin_call(lm=lm, effects=effects)
+            try:
+                found = await cast(Awaitable[object], found)
+            finally:
+                end_call(token)
         return to_score(self.name, found)
 
 
