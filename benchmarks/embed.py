@@ -6,18 +6,17 @@ but let others run. Prints one JSON line a figure: medians of interleaved runs.
 
 import argparse
 import asyncio
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 from anyio.from_thread import start_blocking_portal
 
 import dspex
+from benchmarks._figure import figure
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
 
@@ -74,12 +73,6 @@ asyncio.run(main())
 IMPORT = "import asyncio, dspex, dspex.testing; asyncio.run(asyncio.sleep(0))"
 
 
-def line(figure: str, value: float, holds: bool, **more: Any) -> bool:
-    text = {"figure": figure, "value": round(value, 4), "holds": holds, **more}
-    print(json.dumps(text), flush=True)
-    return holds
-
-
 def main(arguments: list[str]) -> int:
     """Measure and print; status 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks embed")
@@ -92,25 +85,17 @@ def main(arguments: list[str]) -> int:
         mine.append(asyncio.run(ours(CONCURRENT, each)))
         theirs.append(asyncio.run(portal(CONCURRENT, max(1, each // 4))))
     value, peer = statistics.median(mine), statistics.median(theirs)
-    good = line(
+    good = figure(
         "round_trips_1000_concurrent",
         value,
-        value >= 25_000 and value >= 3 * peer,
-        unit="1/s",
-        anyio_portal=round(peer),
-        target=">= 25000 and >= 3 x anyio_portal",
-        runs=rounds,
+        "1/s",
+        reach=">= 25000 and >= 3 x anyio_portal",
+        against={"anyio_portal": peer},
     )
     one = statistics.median(asyncio.run(ours(1, 500)) for _ in range(rounds))
-    line("round_trips_1_caller", one, True, unit="1/s", runs=rounds)
+    figure("round_trips_1_caller", one, "1/s")
     starts = [seconds_of(START) - seconds_of(IMPORT) for _ in range(rounds)]
     start = statistics.median(starts)
-    good &= line(
-        "start_to_ready_over_import",
-        start,
-        start <= 0.5,
-        unit="s",
-        target="<= 0.5, stop included",
-        runs=rounds,
-    )
+    # Its stop is in it, too.
+    good &= figure("start_to_ready_over_import", start, "s", reach="<= 0.5")
     return 0 if good else 1

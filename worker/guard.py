@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspex.runtime.log import get_logger
+from dspex.worker.event_stream import STREAM, EventStream
 from dspex.worker.settings import WorkerSettings
 
 log = get_logger()
@@ -188,6 +189,9 @@ class Guard:
 
         try:
             await self._app(scope, counted, send)
+            stream: EventStream | None = scope.pop(STREAM, None)
+            if stream is not None:
+                await stream.send(counted, send)
         except Exception:
             # Answered already, without a traceback; the log has it whole.
             log.exception("request_failed", method=scope["method"], path=scope["path"])

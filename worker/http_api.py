@@ -1,5 +1,6 @@
 """The HTTP API: programs, runs, their events, health and metrics."""
 
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, Final, cast
 
@@ -37,7 +38,9 @@ from dspex.worker.service import (
 
 _RETRY: Final = {"retry-after": str(RETRY_AFTER_SECONDS)}
 _MAX_KEY: Final = 200
+_KEY: Final = re.compile(f"[!-~]{{1,{_MAX_KEY}}}")
 _MAX_LIST: Final = 200
+_MAX_DIGITS: Final = 18
 _STATUSES: Final[dict[str, Status]] = {
     "pending": "pending",
     "running": "running",
@@ -122,8 +125,10 @@ async def create_run(request: Request) -> Response:
         return problem(503, "the worker is stopping", headers=_RETRY)
     wait = read_number(request, "wait", 0.0, service.settings.max_wait)
     key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= _MAX_KEY:
-        raise BadRequestError(422, f"idempotency-key is not 1 to {_MAX_KEY} characters")
+    if key is not None and not _KEY.fullmatch(key):
+        raise BadRequestError(
+            422, f"idempotency-key is not 1 to {_MAX_KEY} visible ASCII characters"
+        )
     name: str = request.path_params["name"]
     service.runtime.program(name)
     body = await read_object(request)
@@ -146,13 +151,15 @@ async def list_runs(request: Request) -> Response:
     status, program, before = (query.get(it) for it in ("status", "program", "before"))
     if status is not None and status not in _STATUSES:
         raise BadRequestError(422, f"status is not one of {', '.join(_STATUSES)}")
-    limit = int(read_number(request, "limit", 50, _MAX_LIST))
+    asked = query.get("limit", "50")
+    if not (asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS):
+        raise BadRequestError(422, f"limit={asked[:50]!r} is not a whole number from 0")
     found = await view_runs(
         service_of(request).runtime,
         status=None if status is None else _STATUSES[status],
         program=program,
         before=before,
-        limit=limit,
+        limit=min(int(asked), _MAX_LIST),
     )
     return reply({"runs": found})
 
@@ -178,7 +185,7 @@ async def stream_events(request: Request) -> EventStream | Response:
     run: str = request.path_params["run"]
     await view_run(service.runtime, run)
     last = request.headers.get("last-event-id", "0")
-    if not (last.isascii() and last.isdigit() and len(last) <= 18):
+    if not (last.isascii() and last.isdigit() and len(last) <= _MAX_DIGITS):
         raise BadRequestError(422, f"last-event-id {last[:50]!r} is not a number")
     return open_stream(service, _run_frames(service, run, int(last)))
 
@@ -187,15 +194,9 @@ def open_stream(
     service: Service, frames: AsyncGenerator[bytes]
 ) -> EventStream | Response:
     """Answer with a stream, unless as many as may be are open."""
-    collector = service.collector
-    if collector.streams >= service.settings.max_streams:
+    if len(service.open_streams) >= service.settings.max_streams:
         return problem(503, "too many event streams are open", headers=_RETRY)
-    collector.streams += 1
-
-    def on_end() -> None:
-        collector.streams -= 1
-
-    return EventStream(frames, closing=service.closing, on_end=on_end)
+    return EventStream(frames, open_streams=service.open_streams)
 
 
 async def _run_frames(service: Service, run: str, after: int) -> AsyncGenerator[bytes]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,7 +25,7 @@ class RuntimeCollector(Collector):
         self.started = 0
         self.ended = 0
         self.crashed = 0
-        self.streams = 0
+        self.open_streams: set[trio.CancelScope] = set()
         runtime.node.telemetry.attach(self._note)
 
     def _note(self, event: Event) -> None:
@@ -71,7 +72,7 @@ class RuntimeCollector(Collector):
             tokens.add_metric([kind], count)
         yield tokens
         yield GaugeMetricFamily(
-            "dspex_event_streams", "Open event streams.", self.streams
+            "dspex_event_streams", "Open event streams.", len(self.open_streams)
         )
 
 

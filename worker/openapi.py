@@ -136,7 +136,7 @@ def describe_api(plans: Iterable[Plan], *, has_token: bool) -> JSON:
     summaries = {"type": "array", "items": {"$ref": "#/components/schemas/Summary"}}
     program = {"$ref": "#/components/schemas/Program"}
     programs = {"type": "array", "items": program}
-    count = {"type": "integer", "minimum": 0}
+    count = {"type": "integer", "minimum": 0, "maximum": 10**15}
     paths: JSON = {
         "/v1/programs": _get(
             "List the programs.",
@@ -154,13 +154,20 @@ def describe_api(plans: Iterable[Plan], *, has_token: bool) -> JSON:
         "/v1/runs/{run}/cancel": {
             "post": {
                 "summary": "Cancel a run.",
+                "operationId": "cancel_run",
                 "parameters": [_RUN_ID],
                 "responses": _answers(run),
             }
         },
         "/v1/runs/{run}/events": _get(
             "Follow a run by server-sent events.",
-            {"type": "string"},
+            {
+                "type": "object",
+                "required": ["data"],
+                "properties": {
+                    name: {"type": "string"} for name in ("id", "event", "data")
+                },
+            },
             _RUN_ID,
             {
                 "name": "Last-Event-ID",
@@ -173,6 +180,11 @@ def describe_api(plans: Iterable[Plan], *, has_token: bool) -> JSON:
         "/readyz": _get("Whether it accepts runs.", {"type": "object"}),
         "/metrics": _get("For Prometheus.", {"type": "string"}, kind="text/plain"),
     }
+    for path in ("/healthz", "/readyz"):
+        paths[path]["get"]["security"] = []  # open without the token
+    # What the links of an accepted run name.
+    paths["/v1/runs/{run}"]["get"]["operationId"] = "show_run"
+    paths["/v1/runs/{run}/events"]["get"]["operationId"] = "stream_events"
     for plan in plans:
         base = f"/v1/programs/{plan.program.name}"
         paths[base] = _get(f"Show {plan.program.name}.", program)
@@ -215,16 +227,22 @@ def _create(plan: Plan, run: JSON) -> JSON:
     }
     text = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"}
     key = {"name": "Idempotency-Key", "in": "header", "schema": text}
+    given = {"parameters": {"run": "$response.body#/run_id"}}
+    accepted = {
+        **_answers(run)["200"],
+        "links": {
+            "show": {"operationId": "show_run", **given},
+            "follow": {"operationId": "stream_events", **given},
+            "cancel": {"operationId": "cancel_run", **given},
+        },
+    }
     return {
         "summary": f"Run {plan.program.name}.",
         "description": plan.program.description,
-        "parameters": [
-            _WAIT,
-            {"name": "Idempotency-Key", "in": "header", "schema": key},
-        ],
+        "parameters": [_WAIT, key],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": body}},
         },
-        "responses": {**_answers(run), **{"202": _answers(run)["200"]}},
+        "responses": {**_answers(run), "200": accepted, "202": accepted},
     }

@@ -175,12 +175,14 @@ async def listen(
     config.include_server_header = False
     config.graceful_timeout = _CONNECTION_SECONDS
     config.backlog = 4096
-    await serve(
-        make_api(service, Observer(service).routes()),  # type: ignore[arg-type] # its own ASGI types
-        config,
-        shutdown_trigger=service.closing.wait,
-        task_status=task_status,
-    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.end_streams)
+        await serve(
+            make_api(service, Observer(service).routes()),  # type: ignore[arg-type] # its own ASGI types
+            config,
+            shutdown_trigger=service.closing.wait,
+            task_status=task_status,
+        )
 
 
 def bind(settings: WorkerSettings) -> int:

@@ -38,6 +38,17 @@ class Service:
     closing: trio.Event = field(default_factory=trio.Event)
     is_draining: bool = False
 
+    @property
+    def open_streams(self) -> set[trio.CancelScope]:
+        """The scopes of the event streams that are open."""
+        return self.collector.open_streams
+
+    async def end_streams(self) -> None:
+        """Wait for `closing`, then end what is streamed."""
+        await self.closing.wait()
+        for scope in self.open_streams:
+            scope.cancel()
+
 
 def service_of(request: Request) -> Service:
     """Give the service of a request."""

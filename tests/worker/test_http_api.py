@@ -243,7 +243,7 @@ async def test_streams_beyond_the_limit_are_refused_and_places_are_given_back() 
             assert b"200" in await stream.receive_some(1_000)
             assert (await worker.ask("GET", path)).status == 503
         with trio.fail_after(5):
-            while worker.service.collector.streams:  # noqa: ASYNC110
+            while worker.service.open_streams:  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 
