@@ -84,6 +84,11 @@ class Breaker:
         return self._lm.name
 
     @property
+    def inner(self) -> tuple[StreamingLM, ...]:
+        """The model that it stands before."""
+        return (self._lm,)
+
+    @property
     def capabilities(self) -> Capabilities:
         """What the model can do."""
         return self._lm.capabilities

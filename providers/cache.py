@@ -55,6 +55,11 @@ class Cached:
         return self._lm.name
 
     @property
+    def inner(self) -> tuple[LM, ...]:
+        """The model that it stands before."""
+        return (self._lm,)
+
+    @property
     def capabilities(self) -> Capabilities:
         """What the model can do."""
         return self._lm.capabilities

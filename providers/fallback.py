@@ -37,6 +37,11 @@ class Fallback:
         return "|".join(lm.name for lm in self._lms)
 
     @property
+    def inner(self) -> tuple[StreamingLM, ...]:
+        """The models that it stands before."""
+        return self._lms
+
+    @property
     def capabilities(self) -> Capabilities:
         """What every one of the models can do."""
         every = [lm.capabilities for lm in self._lms]

@@ -139,6 +139,11 @@ class RateLimiter(Actor):
 
     async def statistics(self) -> LimiterStatistics:
         """Tell what is going on."""
+        return self.figures
+
+    @property
+    def figures(self) -> LimiterStatistics:
+        """What is going on, for who looks at the actor itself."""
         return self._book.statistics()
 
     def _grant(self) -> None:

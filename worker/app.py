@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from dspex.providers.lm import LM
 from dspex.runtime import ActorRef, Node
 from dspex.runtime.engine import (
     Backend,
@@ -58,10 +59,12 @@ class Runtime:
         *,
         table: RunTable,
         desk: DurableDesk | None = None,
+        lm: LM | None = None,
     ) -> None:
         self.node = node
         self.root = root
         self.table = table
+        self.lm = lm
         self._engine = engine
         self._desk = desk
         self._plans: dict[str, Plan] = {}

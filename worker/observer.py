@@ -27,12 +27,14 @@ from dspex.runtime.sys import resume, suspend
 from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, frame
 from dspex.worker.guard import COOKIE, problem
 from dspex.worker.http_api import open_stream
+from dspex.worker.observer_health import health
 from dspex.worker.observer_state import Watch, shown_inputs, waterfall
+from dspex.worker.observer_versions import plot, versions
 from dspex.worker.service import FILES, BadRequestError, Service, reply, service_of
 
 log = get_logger()
 
-SECTIONS: Final = ("overview", "tree", "deaths", "runs", "programs")
+SECTIONS: Final = ("overview", "tree", "health", "deaths", "runs", "programs")
 _PERIOD_SECONDS: Final = 0.5
 _STATIC: Final = {"observer.css": "text/css", "observer.js": "text/javascript"}
 _MAX_TOKEN: Final = 1_000
@@ -68,6 +70,7 @@ class Observer:
             Route("/static/{name}", self.static),
             Route("/observer/stream", self.stream),
             Route("/observer/runs/{run}", self.run_page),
+            Route("/observer/programs/{name}", self.versions_page),
             Route("/observer/actors/{id:int}/{action}", self.act, methods=["POST"]),
         ]
 
@@ -76,6 +79,7 @@ class Observer:
         give: dict[str, Callable[[], object]] = {
             "overview": watch.overview,
             "tree": watch.tree,
+            "health": lambda: health(runtime),
             "deaths": lambda: list(reversed(watch.deaths)),
             "runs": watch.runs,
             "programs": lambda: runtime.served,
@@ -126,6 +130,17 @@ class Observer:
         record = runtime.table.get(request.path_params["run"])
         text = self._templates.get_template("run.html").render(
             run=record.to_json(), inputs=shown_inputs(record), bars=waterfall(record)
+        )
+        return HTMLResponse(text)
+
+    async def versions_page(self, request: Request) -> Response:
+        """Show a program's versions in the store, their scores and differences."""
+        runtime = self._service.runtime
+        name: str = request.path_params["name"]
+        runtime.program(name)
+        saved = await runtime.journal.programs(name) if runtime.has_store else []
+        text = self._templates.get_template("versions.html").render(
+            name=name, versions=versions(saved), points=plot(saved)
         )
         return HTMLResponse(text)
 

@@ -155,12 +155,12 @@ async def open_runtime(
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
         if journal is None:
-            runtime = Runtime(node, root, engine, table=table)
+            runtime = Runtime(node, root, engine, table=table, lm=lm)
             runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)
         else:
             board = RunBoard(max_runs=max_running, on_end=table.settle)
             desk = DurableDesk(journal, node.registry, board)
-            runtime = Runtime(node, root, engine, table=table, desk=desk)
+            runtime = Runtime(node, root, engine, table=table, desk=desk, lm=lm)
             desk.stored_plan = runtime.stored_plan
             runs = ChildSpec(
                 RUNS,

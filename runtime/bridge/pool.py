@@ -175,6 +175,11 @@ class DspyPool(Actor):
 
     async def statistics(self) -> PoolStatistics:
         """Give the pool's counts, as of now."""
+        return self.figures
+
+    @property
+    def figures(self) -> PoolStatistics:
+        """The pool's counts, for who looks at the actor itself."""
         return self._workers.fill(self._counts, queued=len(self._queue))
 
     async def pids(self) -> list[int]:

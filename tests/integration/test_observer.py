@@ -10,6 +10,12 @@ pytest.importorskip("starlette")
 pytest.importorskip("hypercorn")
 pytest.importorskip("jinja2")
 
+from dspex import App, ChildSpec, Program, Step
+from dspex.providers import Breaker, Limits, ProviderTimeoutError, RateLimiter
+from dspex.testing import ScriptedLM
+from dspex.worker.application import open_app
+from dspex.worker.serve import bind, listen, make_service
+from dspex.worker.settings import WorkerSettings
 from tests.integration.browser import CHROMIUM, open_browser
 from tests.integration.dspex_command import dspex
 from tests.integration.http_client import Reply, ask, parse
@@ -157,3 +163,38 @@ async def test_top_shows_the_tree_of_a_running_worker() -> None:
     gone = await dspex("top", "--once", "--url", url)
     assert gone.status == 2
     assert "is it running there?" in gone.err
+
+
+async def test_limiters_breakers_and_versions_are_shown(tmp_path: Path) -> None:
+    step = Step(module="Predict", signature="ticket -> category")
+    first = Program(name="triage", steps={"classify": step})
+    demo = {"ticket": "Pay me back", "category": "a refund"}
+    changed = Step(module="Predict", signature="ticket -> category", demos=(demo,))
+    second = Program(name="triage", steps={"classify": changed})
+    broken = ScriptedLM(
+        lambda _: ProviderTimeoutError("no answer", provider="x", model="y")
+    )
+    lm = Breaker(broken, failures=1)
+    limiter = ChildSpec("limits", RateLimiter, (Limits(concurrency=3),), name="limits")
+    app = App(first, lm=lm, children=[limiter])
+    settings = WorkerSettings(port=0)
+    async with (
+        open_app(app, store=tmp_path / "runs.db") as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        service = make_service(runtime, settings)
+        (url,) = await nursery.start(listen, service, bind(settings))
+        port = int(url.rpartition(":")[2])
+        await ask(port, "POST", f"{RUNS}?wait=5", INPUTS)
+        await runtime.journal.save_program(
+            "triage", second.model_dump(mode="json"), made_by="test", scores={"f1": 0.8}
+        )
+        page = (await ask(port, "GET", "/")).text
+        versions = (await ask(port, "GET", "/observer/programs/triage")).text
+        service.closing.set()
+    assert "0 under way, 0 wait, 100% of its rate" in page
+    assert "<small>breaker</small>" in page
+    assert ">open<" in page
+    assert "version 2: f1 0.8" in versions
+    assert "+ classify demo: " in versions
+    assert "a refund" in versions
