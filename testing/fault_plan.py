@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal, Self, TypeAlias, cast
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, cast
 
 import yaml
 
@@ -200,6 +200,9 @@ def _unused(on: FaultTarget) -> tuple[str, ...]:
 class FaultPlan:
     """Faults and the seed of their chances; equal plans do equal harm."""
 
+    NEVER: ClassVar = Fault("slow", after=math.inf)
+    """A fault that keeps the place of another, and so the chances of those after it."""
+
     faults: tuple[Fault, ...] = ()
     seed: int = 0
 
@@ -256,15 +259,6 @@ class FaultPlan:
         data = {"seed": self.seed, "faults": [it.to_data() for it in self.faults]}
         return yaml.safe_dump(data, sort_keys=False)
 
-    def on(self, *targets: FaultTarget) -> Self:
-        """Give the same plan with only what goes wrong with these.
-
-        The others stay in their places as faults that never come, so that the chances
-        of those that are left are the same.
-        """
-        kept = tuple(it if it.on in targets else _NEVER for it in self.faults)
-        return type(self)(kept, self.seed)
-
     def __str__(self) -> str:
         listed = "\n".join(f"  {it}" for it in self.faults) or "  nothing"
         return f"plan with seed {self.seed}:\n{listed}"
@@ -286,9 +280,6 @@ def _fault(data: object) -> Fault:
     return Fault(**facts)
 
 
-_NEVER: Final = Fault("slow", after=math.inf)
-
-
 @dataclass(frozen=True, slots=True)
 class Injected:
     """One thing that was done: which fault, to whom, to which message.
@@ -303,6 +294,10 @@ class Injected:
     method: str
     count: int = field(default=1)
     on: FaultTarget = "actor"
+
+    def to_data(self) -> dict[str, Any]:  # Any: JSON
+        """Give plain data."""
+        return asdict(self)
 
     def __str__(self) -> str:
         text = f"{self.at:.3f} s: {self.kind} {self.actor}.{self.method} #{self.count}"

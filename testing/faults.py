@@ -218,15 +218,9 @@ class Faults:
     async def _hit_by_time(self, fault: Fault, index: int) -> None:
         with trio.CancelScope() as scope:
             self._scopes.append(scope)
-            await trio.sleep(fault.after)
-            count = 0
-            while self._schedule.now <= fault.until:
-                count += 1
-                if fault.hits(count, seed=self.plan.seed, index=index):
-                    self._hit_processes(fault)
-                if fault.every is None:
-                    return
-                await trio.sleep(fault.every)
+            await self._processes.hit_by_time(
+                fault, index=index, seed=self.plan.seed, schedule=self._schedule
+            )
 
     def _hit_processes(self, fault: Fault) -> None:
         for it in self._processes.hit(fault):

@@ -1,6 +1,7 @@
 """Faults of processes: real signals to the children of this process, and theirs."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -10,7 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from dspex.testing.fault_plan import Fault
+from dspex.testing.fault_schedule import Schedule
 
 _LEAKED_SECONDS: Final = "86400"
 
@@ -86,6 +90,24 @@ class ProcessFaults:
             and fnmatchcase(it.command, fault.target)
             and self._harm(it.pid, fault)
         ]
+
+    async def hit_by_time(
+        self, fault: Fault, *, index: int, seed: int, schedule: Schedule
+    ) -> None:
+        """Do the harm at its time, or, with `every`, again and again until cancelled.
+
+        `schedule` notes what was hit.
+        """
+        await trio.sleep(fault.after)
+        for count in itertools.count(1):
+            if schedule.now > fault.until:
+                return
+            if fault.hits(count, seed=seed, index=index):
+                for it in self.hit(fault):
+                    schedule.note(fault, it.command, str(it.pid))
+            if fault.every is None:
+                return
+            await trio.sleep(fault.every)
 
     def close(self) -> None:
         """Let go on what was stopped, and end what was leaked."""

@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 import trio
@@ -20,7 +21,7 @@ from dspex.providers.lm import LM
 from dspex.runtime import DspexError
 from dspex.runtime.log import get_logger
 from dspex.worker.app import Runtime
-from dspex.worker.application import open_app
+from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeStoppedError
 from dspex.worker.garbage import settle_memory
 from dspex.worker.guard import Sessions
@@ -46,10 +47,18 @@ _SAME_SIGNAL_SECONDS: Final = 0.2
 _CONNECTION_SECONDS: Final = 3.0
 
 
-def run_worker(settings: WorkerSettings) -> int:
-    """Run a worker until a signal ends it; give its exit status."""
+def run_worker(
+    settings: WorkerSettings,
+    *,
+    change_app: Callable[[App], App] = lambda app: app,
+    around: Callable[[Runtime], AbstractAsyncContextManager[object]] = nullcontext,
+) -> int:
+    """Run a worker until a signal ends it; give its exit status.
+
+    `change_app` may put something around its model, and `around` around its runtime.
+    """
     try:
-        return trio.run(_Worker(settings).run)
+        return trio.run(_Worker(settings, change_app, around).run)
     except RuntimeStoppedError as error:
         log.critical("worker_gave_up", reason=str(error))
         return GAVE_UP
@@ -59,8 +68,15 @@ def run_worker(settings: WorkerSettings) -> int:
 
 
 class _Worker:
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        change_app: Callable[[App], App],
+        around: Callable[[Runtime], AbstractAsyncContextManager[object]],
+    ) -> None:
         self._settings = settings
+        self._change_app = change_app
+        self._around = around
         self._lm: LM | None = None
         self._loader = Loader(settings.app, make_lm=self._make_lm)
         self._notifier = Notifier()
@@ -93,15 +109,18 @@ class _Worker:
 
     async def _run(self) -> int:
         settings = self._settings
-        app = self._loader.load()
+        app = self._change_app(self._loader.load())
         bound = bind(settings)
-        async with open_app(
-            app,
-            store=settings.store,
-            shutdown_timeout=settings.shutdown_timeout,
-            max_runs=settings.max_runs,
-            keep_text=settings.keep_text,
-        ) as runtime:
+        async with (
+            open_app(
+                app,
+                store=settings.store,
+                shutdown_timeout=settings.shutdown_timeout,
+                max_runs=settings.max_runs,
+                keep_text=settings.keep_text,
+            ) as runtime,
+            self._around(runtime),
+        ):
             self._service = service = make_service(runtime, settings)
             async with trio.open_nursery() as nursery:
                 (url,) = await nursery.start(listen, service, bound)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -12,6 +13,11 @@ def main() -> None:
     # Here, because `import dspex` should not cost what a command line costs.
     from dspex.worker.cli import app
 
+    if sys.argv[1:2] in ([], ["chaos"], ["--help"]):
+        # The testing kit, which no other command needs, takes longer than all that.
+        from dspex.testing.chaos_cli import chaos_command
+
+        app.command("chaos")(chaos_command)
     app()
 
 

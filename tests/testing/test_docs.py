@@ -27,8 +27,13 @@ def test_every_example_runs(block: str) -> None:
 
 
 def test_the_plan_is_the_same_in_yaml() -> None:
-    (yaml,) = PLANS
+    yaml, _ = PLANS
     assert names_of(BLOCKS[0])["plan"] == FaultPlan.from_yaml(yaml)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_can_be_read(plan: str) -> None:
+    assert FaultPlan.from_yaml(plan).faults
 
 
 async def test_the_test_of_a_supervisor_passes(
