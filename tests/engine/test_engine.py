@@ -12,6 +12,7 @@ from dspex.runtime.engine import (
     Effects,
     Engine,
     Program,
+    ProgramError,
     Run,
     Shape,
     Step,
@@ -63,7 +64,7 @@ async def run(steps: dict[str, Step], works: dict[str, Work], **inputs: Any) -> 
     )
 
 
-async def test_independent_steps_overlap_and_a_join_waits_for_both(
+async def test_c2_the_middle_steps_of_a_diamond_overlap_and_a_join_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async def slow(inputs: Mapping[str, Any], effects: Effects) -> dict[str, Any]:
@@ -84,6 +85,23 @@ async def test_independent_steps_overlap_and_a_join_waits_for_both(
     )
     assert done.outputs["sum"] == 5
     assert trio.current_time() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (Step(module="f", signature="x -> y"), "cycle"),
+        (Step(module="f", signature="q -> y", inputs={"q": "nobody.z"}), "nobody"),
+    ],
+)
+def test_c2_cycles_and_unknown_dependencies_are_refused_at_build(
+    second: Step, said: str
+) -> None:
+    backend = Functions({})
+    first = Step(module="f", signature="y -> x")
+    program = Program(name="p", steps={"a": first, "b": second})
+    with pytest.raises(ProgramError, match=said):
+        make_plan(program, {"native": backend, "python": backend})
 
 
 async def test_a_step_is_dispatched_again_and_a_finished_call_is_not_made_again() -> (

@@ -31,14 +31,14 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_every_command_of_the_readme_runs(command: str) -> None:
+async def test_g1_every_command_of_the_readme_runs(command: str) -> None:
     done = await dspex(*shlex.split(command.partition(" > ")[0])[1:])
     assert done.status == 0, done.err
     assert done.out
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-async def test_every_example_of_the_readme_runs(block: str) -> None:
+async def test_g1_every_example_of_the_readme_runs(block: str) -> None:
     def answer(request: ProviderRequest) -> Action:
         assert request.headers["authorization"] == "Bearer a-key"
         return schema_answers()(request)
