@@ -9,6 +9,7 @@ from dspex.runtime.bridge.calls import (
     Optimization,
     OptimizedProgram,
     ProgressHandler,
+    StreamingModelHandler,
     ToolHandler,
 )
 from dspex.runtime.bridge.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "RemoteError",
     "RunTimeoutError",
     "SessionWorkerUnavailableError",
+    "StreamingModelHandler",
     "TooManySessionsError",
     "ToolHandler",
     "UnsupportedValueError",

@@ -149,6 +149,7 @@ class DspyBridge(Actor):
         call: DspyCall,
         on_model_call: ModelHandler,
         on_tool_call: ToolHandler | None = None,
+        on_progress: ProgressHandler | None = None,
     ) -> Deferred[DspyResult]:
         """Run a hosted module once; the answer comes when it is done.
 
@@ -162,7 +163,7 @@ class DspyBridge(Actor):
             FrameTooLargeError: the inputs are over 64 MB; nothing was sent.
         """
         answer: Deferred[DspyResult] = self.deferred()
-        handlers = Handlers(on_model_call, on_tool_call)
+        handlers = Handlers(on_model_call, on_tool_call, on_progress)
         self._enqueue(call.to_run, call.module, handlers, answer, as_it_is)
         return answer
 

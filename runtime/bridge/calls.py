@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from dspex.runtime.bridge.protocol import Optimize, Run, ToolInfo
 from dspex.runtime.bridge.values import Packed, pack
@@ -18,7 +18,22 @@ ToolHandler: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[object]]
 travels out. Its exceptions are raised in the hosted dspy."""
 
 ProgressHandler: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
-"""Hears of what happens during an optimization."""
+"""Hears of what happens during an optimization, and the streamed fields of a run."""
+
+
+@runtime_checkable
+class StreamingModelHandler(Protocol):
+    """A model handler that can also give its text in pieces."""
+
+    async def __call__(self, request: JSONObject) -> JSONObject:
+        """Answer as a `ModelHandler`."""
+        ...
+
+    async def stream(
+        self, request: JSONObject, tell: Callable[[str], None]
+    ) -> JSONObject:
+        """Answer the same, and tell each piece of the text as it comes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +66,8 @@ class DspyCall:
 
     `tools` are handed to the module as its `tools`; calls of them come to the tool
     handler. `trace` asks for the predictors' inputs and outputs in the result.
+    `stream` names output fields whose text is told to the progress handler as it
+    comes, as `{"event": "delta", "predictor", "field", "text", "is_last"}`.
     `timeout` and `session` are for a pool: seconds the run may take before its process
     is killed, and the name of a session, whose calls all go to the same process.
     """
@@ -70,6 +87,7 @@ class DspyCall:
     own_model: str | None = None
     tools: Sequence[HostedTool] = ()
     trace: bool = False
+    stream: Sequence[str] = ()
     timeout: float | None = None
     session: str | None = None
 
@@ -103,6 +121,7 @@ class DspyCall:
                 for tool in self.tools
             ],
             trace=self.trace,
+            stream=list(self.stream),
         )
 
 

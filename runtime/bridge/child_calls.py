@@ -1,9 +1,10 @@
 """Calls home: a thread of the child asks the parent something and waits."""
 
+import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 from dspex.runtime.bridge.child_channel import Channel
@@ -11,6 +12,7 @@ from dspex.runtime.bridge.protocol import (
     ErrorInfo,
     JSONObject,
     ModelCall,
+    ModelDelta,
     ModelReply,
     Progress,
     ToChild,
@@ -20,7 +22,7 @@ from dspex.runtime.bridge.protocol import (
 )
 from dspex.runtime.bridge.values import Packed, pack, unpack
 
-Reply = ModelReply | ToolReply
+Reply = ModelReply | ModelDelta | ToolReply
 # None: the run was cancelled. False: nobody reads any more, so the waiter shall.
 Answer = Reply | None | Literal[False]
 
@@ -58,7 +60,7 @@ class Calls:
     def settle(self, reply: Reply) -> None:
         """Give a reply of the parent to the thread that waits for it."""
         with self._lock:
-            waiting = self._waiting.pop(reply.id, None)
+            waiting = self._waiting.get(reply.id)
         if waiting is not None:  # the run may have been cancelled meanwhile
             waiting[1].put(reply)
 
@@ -89,6 +91,20 @@ class Calls:
             lambda number: ModelCall(number, run, request),
             f"a model call of {name}",
         )
+        assert isinstance(reply, ModelReply)
+        return reply
+
+    def stream_model(
+        self, run: int, name: str, request: JSONObject
+    ) -> "Generator[str, None, ModelReply]":
+        """Ask the parent's model; give its text in pieces, and return the answer."""
+        with self._asked(
+            run,
+            lambda number: ModelCall(number, run, request, stream=True),
+            f"a model call of {name}",
+        ) as answers:
+            while isinstance(reply := self._await(answers), ModelDelta):
+                yield reply.text
         assert isinstance(reply, ModelReply)
         return reply
 
@@ -123,6 +139,13 @@ class Calls:
     def _ask(
         self, run: int, make: "Callable[[int], ModelCall | ToolCall]", what: str
     ) -> Reply:
+        with self._asked(run, make, what) as answers:
+            return self._await(answers)
+
+    @contextlib.contextmanager
+    def _asked(
+        self, run: int, make: "Callable[[int], ModelCall | ToolCall]", what: str
+    ) -> "Generator[queue.SimpleQueue[Answer], None, None]":
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         number = next(self._numbers)
         with self._lock:
@@ -131,16 +154,13 @@ class Calls:
             self._waiting[number] = (run, answers)
         try:
             self.send(make(number), what=what)
-            answer = self._await(answers)
+            yield answers
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
             self._let_another_read()
-        if answer is None:
-            raise RunCancelled
-        return answer
 
-    def _await(self, answers: "queue.SimpleQueue[Answer]") -> "Reply | None":
+    def _await(self, answers: "queue.SimpleQueue[Answer]") -> Reply:
         # Not without bound: the parent answers every call or cancels the run, and
         # this process ends with it.
         channel = self._channel
@@ -152,6 +172,8 @@ class Calls:
                 finally:
                     channel.leave()
             answer = answers.get()
+            if answer is None:
+                raise RunCancelled
             if answer is not False:
                 return answer
 

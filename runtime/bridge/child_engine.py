@@ -7,7 +7,8 @@ file is the translation, both ways.
 
 import asyncio
 import json
-from collections.abc import Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from dspex.runtime.bridge.child_dspy import load_lm15
@@ -16,6 +17,7 @@ from dspex.runtime.bridge.protocol import ErrorInfo, JSONObject, ModelReply
 # Any: dspy is not installed where the types of this file are checked.
 Lm15 = Any
 
+_WORDS = re.compile(r"\s*\S+|\s+")
 _EXTRAS = (
     "top_k",
     "frequency_penalty",
@@ -57,11 +59,13 @@ class ParentEngine:
     def __init__(
         self,
         ask: Callable[[JSONObject], ModelReply],
+        ask_for_pieces: "Callable[[JSONObject], Generator[str, None, ModelReply]]",
         *,
         json_schema: bool,
         native_tools: bool,
     ) -> None:
         self._ask = ask
+        self._ask_for_pieces = ask_for_pieces
         self._lm15: Lm15 = load_lm15()
         self.supports_response_schema = json_schema
         self.supports_function_calling = native_tools
@@ -81,7 +85,37 @@ class ParentEngine:
     def complete(self, request: Lm15) -> Lm15:
         """Answer one request of dspy; errors are dspy's own."""
         self.calls += 1
-        reply = self._ask(request_to_json(request, self._lm15))
+        return self._take(self._ask(request_to_json(request, self._lm15)))
+
+    def stream(self, request: Lm15) -> "Generator[Lm15, None, None]":
+        """Answer the same by events of dspy: its text in pieces."""
+        lm15 = self._lm15
+        self.calls += 1
+        yield lm15.StreamStartEvent()
+        pieces = self._ask_for_pieces(request_to_json(request, lm15))
+        has_text = False
+        while True:
+            try:
+                text = next(pieces)
+            except StopIteration as done:
+                reply = done.value
+                break
+            has_text = True
+            yield lm15.StreamDeltaEvent(lm15.TextDelta(text))
+        response = self._take(reply)
+        for index, part in enumerate(response.message.parts):
+            if part.type == "tool_call":
+                delta = lm15.ToolCallDelta(
+                    json.dumps(part.input), index, part.id, part.name
+                )
+                yield lm15.StreamDeltaEvent(delta)
+            elif not has_text and part.text:
+                # dspy's listeners miss a field that begins and ends in one piece.
+                for word in _WORDS.findall(part.text):
+                    yield lm15.StreamDeltaEvent(lm15.TextDelta(word))
+        yield lm15.StreamEndEvent(response.finish_reason, response.usage)
+
+    def _take(self, reply: ModelReply) -> Lm15:
         if reply.error is not None:
             raise model_error(reply.error, self._lm15)
         assert reply.response is not None
@@ -102,6 +136,12 @@ class AsyncParentEngine:
     async def complete(self, request: Lm15) -> Lm15:
         """Answer one request of dspy without stopping its event loop."""
         return await asyncio.to_thread(self._engine.complete, request)
+
+    async def stream(self, request: Lm15) -> "AsyncGenerator[Lm15, None]":
+        """Give the events of a stream; each is waited for in a thread."""
+        events = self._engine.stream(request)
+        while (event := await asyncio.to_thread(next, events, None)) is not None:
+            yield event
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -22,6 +22,7 @@ from dspex.runtime.bridge.protocol import (
     ErrorInfo,
     Failed,
     Hello,
+    ModelDelta,
     ModelReply,
     Optimize,
     Pong,
@@ -79,7 +80,7 @@ class Host:
             self._handle(message)
 
     def _handle(self, message: ToChild) -> None:
-        if isinstance(message, (ModelReply, ToolReply)):
+        if isinstance(message, (ModelReply, ModelDelta, ToolReply)):
             self._calls.settle(message)
         elif isinstance(message, (Run, Optimize)):
             self._threads.start(self._run, message)

@@ -12,6 +12,7 @@ import msgspec
 from dspex.runtime.bridge.child_calls import Calls
 from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.child_engine import AsyncParentEngine, ParentEngine
+from dspex.runtime.bridge.child_streams import stream_module
 from dspex.runtime.bridge.child_types import build_types
 from dspex.runtime.bridge.child_values import pack_value, unpack_value
 from dspex.runtime.bridge.protocol import JSONObject, Result, Run, ToolInfo
@@ -57,7 +58,10 @@ def run_module(run: Run, calls: Calls) -> Result:
     inputs = unpack_value(run.inputs)
     trace: list[Any] = []  # Any: dspy's trace entries
     with configured(run, calls, dspy) as settings, _traced(run, trace, dspy):
-        outputs = module(**inputs)
+        if run.stream:
+            outputs = stream_module(module, inputs, run, calls)
+        else:
+            outputs = module(**inputs)
     calls.check(run.id)
     return Result(
         id=run.id,
@@ -73,6 +77,7 @@ def configured(run: Run, calls: Calls, dspy: Dspy) -> "Generator[Settings, None,
     """Set dspy to the run's model and adapter."""
     engine = ParentEngine(
         lambda request: calls.model(run.id, run.module, request),
+        lambda request: calls.stream_model(run.id, run.module, request),
         json_schema=run.json_schema,
         native_tools=run.native_tools,
     )

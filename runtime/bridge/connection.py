@@ -4,11 +4,12 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 import trio
 
-from dspex.runtime.bridge.calls import JSONObject
+from dspex.runtime.bridge.calls import JSONObject, StreamingModelHandler
 from dspex.runtime.bridge.errors import ProtocolError
 from dspex.runtime.bridge.frames import FrameReader
 from dspex.runtime.bridge.protocol import (
@@ -18,6 +19,7 @@ from dspex.runtime.bridge.protocol import (
     Failed,
     Hello,
     ModelCall,
+    ModelDelta,
     ModelReply,
     Ping,
     Pong,
@@ -203,7 +205,13 @@ class Connection:
 
     async def _answer_model(self, run: RunInFlight, call: ModelCall) -> None:
         try:
-            response = await run.handlers.model(call.request)
+            model = run.handlers.model
+            if call.stream and isinstance(model, StreamingModelHandler):
+                response = await model.stream(
+                    call.request, partial(self._post_delta, call.id)
+                )
+            else:
+                response = await model(call.request)
             reply = ModelReply(call.id, response=response)
             data = encode(reply, what="the answer of a model")
         except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
@@ -213,6 +221,10 @@ class Connection:
         finally:
             run.calls.pop(call.id, None)
         self._post(data)
+
+    def _post_delta(self, call: int, text: str) -> None:
+        if text:
+            self._post(encode(ModelDelta(call, text), what="a piece of an answer"))
 
     async def _answer_tool(self, run: RunInFlight, call: ToolCall) -> None:
         what = f"the result of tool {call.name!r}"

@@ -126,6 +126,7 @@ class DspyPool(Actor):
         call: DspyCall,
         on_model_call: ModelHandler,
         on_tool_call: ToolHandler | None = None,
+        on_progress: ProgressHandler | None = None,
     ) -> Deferred[DspyResult]:
         """Run a hosted module or function; as `DspyBridge.run`, in a free process.
 
@@ -141,7 +142,7 @@ class DspyPool(Actor):
             TooManySessionsError: the pool keeps no more sessions.
             RemoteError, UnsupportedValueError, FrameTooLargeError: as `DspyBridge`.
         """
-        handlers = Handlers(on_model_call, on_tool_call)
+        handlers = Handlers(on_model_call, on_tool_call, on_progress)
         seconds = self._settings.run_timeout if call.timeout is None else call.timeout
         answer: Deferred[DspyResult] = self.deferred()
         self._enqueue(

@@ -16,7 +16,7 @@ import msgspec
 from dspex.runtime.bridge.errors import ProtocolError
 from dspex.runtime.bridge.frames import frame
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 RIGHTS_BYTES: Final = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Run(_Message, frozen=True):
     types: dict[str, JSONObject] = {}
     own_model: str | None = None
     trace: bool = False
+    stream: list[str] = []
 
 
 class Optimize(_Message, frozen=True):
@@ -97,6 +98,13 @@ class ModelReply(_Message, frozen=True):
     id: int
     response: JSONObject | None = None
     error: ErrorInfo | None = None
+
+
+class ModelDelta(_Message, frozen=True):
+    """A piece of the text that answers `ModelCall` number `id`, which asked for it."""
+
+    id: int
+    text: str
 
 
 class ToolReply(_Message, frozen=True):
@@ -140,11 +148,15 @@ class Unavailable(_Message, frozen=True):
 
 
 class ModelCall(_Message, frozen=True):
-    """Run `run` asks for a model call; `request` is `Request.to_json()`."""
+    """Run `run` asks for a model call; `request` is `Request.to_json()`.
+
+    With `stream`, the text may come in pieces before the answer.
+    """
 
     id: int
     run: int
     request: JSONObject
+    stream: bool = False
 
 
 class ToolCall(_Message, frozen=True):
@@ -239,7 +251,7 @@ class Reaped(_Message, frozen=True):
     status: int
 
 
-ToChild = Run | Optimize | ModelReply | ToolReply | Cancel | Ping
+ToChild = Run | Optimize | ModelReply | ModelDelta | ToolReply | Cancel | Ping
 ToParent = (
     Hello
     | Unavailable

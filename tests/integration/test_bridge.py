@@ -176,7 +176,7 @@ async def test_typed_outputs_by_json_schema(bridge: ActorRef[DspyBridge]) -> Non
     assert schema["properties"]["urgency"]["enum"] == ["low", "high"]
 
 
-async def test_runs_overlap_on_one_child(bridge: ActorRef[DspyBridge]) -> None:
+async def test_l1_runs_overlap_on_one_child(bridge: ActorRef[DspyBridge]) -> None:
     asked = trio.Event()
     both = 0
 
@@ -329,7 +329,7 @@ async def test_the_childs_death_fails_every_caller_with_its_signal(
     assert died == ["SIGSEGV", "SIGSEGV"]
 
 
-async def test_a_killed_actor_leaves_no_process_behind(
+async def test_l6_a_killed_actor_leaves_no_process_behind(
     bridge: ActorRef[DspyBridge],
 ) -> None:
     pid = await bridge.call(DspyBridge.pid)
@@ -368,7 +368,7 @@ async def test_a_missing_interpreter_is_named(node: Node) -> None:
     assert "/no/such/python cannot host dspy" in str(caught.value.reason)
 
 
-async def test_a_child_that_cannot_start_shows_its_last_lines(
+async def test_l3_a_child_that_cannot_start_shows_its_last_lines(
     node: Node, tmp_path: Path
 ) -> None:
     python = tmp_path / "python"

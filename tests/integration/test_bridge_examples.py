@@ -21,7 +21,7 @@ def bees(request: Request) -> str:
     return f'{{"reasoning": "bees are busy", "answer": "{answer}"}}'
 
 
-async def test_mixed_yaml_runs_native_python_and_dspy_steps() -> None:
+async def test_l4_mixed_yaml_runs_native_python_and_dspy_steps() -> None:
     program = Program.load(EXAMPLES / "mixed.yaml")
     async with open_runtime(ScriptedLM(bees), search_path=[EXAMPLES]) as runtime:
         run = await runtime.run(program, question="What do bees make?")
@@ -38,7 +38,7 @@ async def test_mixed_yaml_runs_native_python_and_dspy_steps() -> None:
     }
 
 
-async def test_mipro_py_compiles_by_dspy_and_runs_natively() -> None:
+async def test_l4_mipro_py_compiles_by_dspy_and_runs_natively() -> None:
     done = await trio.run_process(
         [sys.executable, str(EXAMPLES / "mipro.py")],
         capture_stdout=True,

@@ -382,7 +382,7 @@ def pids_of(parent: "subprocess.Popen[bytes]") -> list[int]:
         *[("wait", signal.SIGKILL)] * ORPHAN_ROUNDS,
     ],
 )
-async def test_c6_no_process_outlives_the_parent(
+async def test_c6_l5_l11_no_process_outlives_the_parent(
     end: str, number: signal.Signals | None
 ) -> None:
     with start_parent(end) as parent:

@@ -3,13 +3,14 @@
 import datetime
 import sys
 import venv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
 import trio
+import trio.lowlevel
 
 from dspex.runtime import ActorRef, Node, open_node
 from dspex.runtime.bridge import (
@@ -251,7 +252,7 @@ async def test_a_users_program_gives_its_trace_and_takes_its_state(
     assert "Polish it." in second[0]["content"]
 
 
-async def test_parameters_of_one_call_do_not_leak_into_the_next(
+async def test_l2_parameters_of_one_call_do_not_leak_into_the_next(
     pool: ActorRef[DspyPool],
 ) -> None:
     model = ScriptedModel(fields(answer="yes"))
@@ -309,6 +310,48 @@ async def test_program_of_thought_runs_the_models_code_in_its_sandbox(
     assert result.outputs["answer"] == 285
     # What the code gave was put to the model.
     assert "285" in str(model.requests[1]["messages"][-1])
+
+
+class Typewriter(ScriptedModel):
+    """Tells its text in pieces of five letters."""
+
+    async def stream(
+        self, request: dict[str, Any], tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        answer = await self(request)
+        text = answer["choices"][0]["text"]
+        for start in range(0, len(text), 5):
+            tell(text[start : start + 5])
+            await trio.lowlevel.checkpoint()
+        return answer
+
+
+@pytest.mark.parametrize("model", [Typewriter, ScriptedModel])
+async def test_fields_are_streamed_while_the_model_writes(
+    pool: ActorRef[DspyPool], model: type[ScriptedModel]
+) -> None:
+    text = "bees make honey out of nectar, and wax out of honey"
+    call = DspyCall(
+        module="dspy.ChainOfThought",
+        signature="question -> answer",
+        inputs={"question": "What do bees make?"},
+        adapter="chat",
+        stream=["answer"],
+    )
+    events: list[dict[str, Any]] = []
+
+    async def hear(event: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        events.append(event)
+
+    script = model(fields(reasoning="I know bees", answer=text, completed=""))
+    result = await pool.call(DspyPool.run, call, script, None, hear, timeout=30)
+    assert result.outputs == {"reasoning": "I know bees", "answer": text}
+    assert result.usage["output_tokens"] == 5
+    assert {event["field"] for event in events} == {"answer"}
+    assert "".join(event["text"] for event in events).strip() == text
+    assert len(events) > 5
+    assert events[-1]["is_last"]
 
 
 async def test_rlm_explores_in_its_sandbox(pool: ActorRef[DspyPool]) -> None:

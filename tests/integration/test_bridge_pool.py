@@ -59,7 +59,9 @@ async def eventually(claim: Callable[[PoolStatistics], bool], pool: Any) -> None
             await trio.sleep(0.01)
 
 
-async def test_c7_eight_processes_start_together_and_work_together(node: Node) -> None:
+async def test_c7_l3_eight_processes_start_together_and_work_together(
+    node: Node,
+) -> None:
     pool = await start(node, min_size=8, spares=0)
     pids: set[int] = set()
 
@@ -85,7 +87,9 @@ async def test_c7_a_waiting_run_gives_up_at_the_queue_timeout(node: Node) -> Non
     assert (await statistics(pool)).queue_timeouts == 1
 
 
-async def test_c7_a_cancelled_waiter_is_never_run(node: Node, tmp_path: Path) -> None:
+async def test_c7_l7_a_cancelled_waiter_is_never_run(
+    node: Node, tmp_path: Path
+) -> None:
     pool = await start(node, max_size=1, spares=0)
     mark = tmp_path / "mark"
     async with trio.open_nursery() as nursery:
@@ -98,7 +102,7 @@ async def test_c7_a_cancelled_waiter_is_never_run(node: Node, tmp_path: Path) ->
     assert not mark.exists()
 
 
-async def test_c7_a_session_whose_process_died_is_told_so_once(node: Node) -> None:
+async def test_c7_l8_a_session_whose_process_died_is_told_so_once(node: Node) -> None:
     pool = await start(node)
 
     async def call(function: str, **inputs: object) -> dict[str, Any]:
@@ -117,7 +121,7 @@ async def test_c7_a_session_whose_process_died_is_told_so_once(node: Node) -> No
     assert second["pid"] != first["pid"]
 
 
-async def test_sessions_are_bounded_and_can_be_ended(node: Node) -> None:
+async def test_l9_sessions_are_bounded_and_can_be_ended(node: Node) -> None:
     pool = await start(node, session_limit=1)
 
     async def call(session: str) -> None:
@@ -129,6 +133,22 @@ async def test_sessions_are_bounded_and_can_be_ended(node: Node) -> None:
         await call("two")
     await pool.call(DspyPool.end_session, "one")
     await call("two")
+
+
+async def test_l10_l12_without_any_setting_a_slow_model_is_waited_for(
+    node: Node,
+) -> None:
+    assert PoolSettings().run_timeout >= 600
+    assert PoolSettings().optimize_timeout >= 3600
+    pool = await node.start(DspyPool())
+    call = DspyCall(
+        module="dspy.ChainOfThought",
+        signature="question -> answer",
+        inputs={"question": "?"},
+    )
+    model = ScriptedModel(fields(reasoning="so", answer="yes"), seconds=0.3)
+    result = await pool.call(DspyPool.run, call, model, timeout=60)
+    assert result.outputs == {"reasoning": "so", "answer": "yes"}
 
 
 async def test_a_full_queue_refuses_at_once(node: Node) -> None:
@@ -163,7 +183,7 @@ async def test_a_thousand_runs_at_once_are_all_answered(node: Node) -> None:
     assert (await statistics(pool)).size <= 5
 
 
-async def test_the_pool_grows_with_demand_and_shrinks_without(node: Node) -> None:
+async def test_l7_the_pool_grows_with_demand_and_shrinks_without(node: Node) -> None:
     pool = await start(node, max_size=4, spares=0, idle_timeout=0.2)
     assert (await statistics(pool)).size == 1
     async with trio.open_nursery() as nursery:
@@ -252,7 +272,7 @@ async def test_a_busy_process_is_not_sick(node: Node) -> None:
     assert (await statistics(pool)).unhealthy == 0
 
 
-async def test_c8_a_hanging_run_is_killed_at_its_timeout_and_only_that(
+async def test_c8_l10_a_hanging_run_is_killed_at_its_timeout_and_only_that(
     node: Node,
 ) -> None:
     pool = await start(node, min_size=2)
