@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from dspex.modules.adapters.json import JSONAdapter
 from dspex.modules.adapters.protocol import Adapter, Reading
+from dspex.modules.adapters.text_adapter import NOTHING_FOUND
 from dspex.modules.call import Answer, Call
 from dspex.modules.errors import AdapterParseError, Attempt
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
@@ -38,7 +40,7 @@ class Exchange:
         while True:
             response = await self.complete(request)
             usage = add_usage(usage, response.usage)
-            read = self._read(response)
+            read = self._read(response, again=bool(attempts))
             if isinstance(read, _Unreadable):
                 attempts.append(read.attempt(response))
                 if len(attempts) > repairs:
@@ -134,14 +136,26 @@ class Exchange:
             trio.current_time() - started,
         )
 
-    def _read(self, response: Response) -> "list[Reading] | _Unreadable":
+    def _read(
+        self, response: Response, *, again: bool
+    ) -> "list[Reading] | _Unreadable":
         readings: list[Reading] = []
         for choice in response.choices:
             try:
-                readings.append(self.adapter.parse(self.signature, choice))
+                reading = self.adapter.parse(self.signature, choice)
+                if again and NOTHING_FOUND in reading.notes:
+                    # Asked to mend its answer, the model may have changed its form.
+                    reading = self._read_as_json(choice) or reading
+                readings.append(reading)
             except AdapterParseError as error:
                 return _Unreadable(choice, _explain(error, choice))
         return readings
+
+    def _read_as_json(self, choice: Choice) -> Reading | None:
+        try:
+            return JSONAdapter().parse(self.signature, choice)
+        except AdapterParseError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ told what is wrong with its answer is the same for all.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from dspex.modules.adapters.prompt import (
@@ -23,6 +23,9 @@ from dspex.modules.fields import Field
 from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Choice, Message, Request
+
+NOTHING_FOUND: Final = "nothing-found"
+"""The note of an answer that has no output, where all of them may be left out."""
 
 
 class Frame(NamedTuple):
@@ -109,7 +112,7 @@ class TextAdapter(ABC):
             if field is None:
                 continue
             try:
-                read[name] = read_value(field, value, notes)
+                read[name] = self.read_field(field, value, notes)
             except UnreadableValueError as error:
                 raise self.error(signature, text, str(error), field=field) from None
         outputs: Outputs = {}
@@ -121,7 +124,17 @@ class TextAdapter(ABC):
             else:
                 problem = f"there is no {self.place(field)} in the answer"
                 raise self.error(signature, text, problem, field=field)
+        if not read:
+            notes.append(NOTHING_FOUND)
         return Reading(outputs, tuple(notes))
+
+    def read_field(self, field: Field, value: object, notes: list[str]) -> object:
+        """Read one output; what had to be forgiven is added to `notes`.
+
+        Raises:
+            UnreadableValueError: it is no value of the type, or breaks a constraint.
+        """
+        return read_value(field, value, notes)
 
     def error(
         self,

@@ -4,10 +4,15 @@ import re
 from html import unescape
 from xml.etree import ElementTree
 
+import pydantic
+
 from dspex.modules.adapters.json_text import find_object
 from dspex.modules.adapters.prompt import describe_fields, describe_value, show_output
 from dspex.modules.adapters.protocol import Demo, Reading
 from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.adapters.values import UnreadableValueError
+from dspex.modules.adapters.xml_value import group_children, possible_values, text_of
+from dspex.modules.errors import AdapterParseError
 from dspex.modules.fields import Field
 from dspex.modules.signature import Signature
 from dspex.providers.messages import Choice
@@ -57,40 +62,71 @@ class XMLAdapter(TextAdapter):
         """
         text = choice.text
         notes: list[str] = []
-        found = _read_tags(text, signature)
-        if not found:
-            found = _find_tags(text, signature)
-            notes.extend(["loose-tags"] if found else [])
-        if not found:
-            found = dict(find_object(text, signature) or {})
-            notes.extend(["json-in-xml"] if found else [])
-        return self.read_outputs(signature, text, found, notes)
+        groups = _groups(text)
+        if groups is not None:
+            found = {
+                name: _choose(self, field, groups[name], notes)
+                for name, field in signature.output_fields.items()
+                if name in groups
+            }
+            try:
+                return self.read_outputs(signature, text, found, notes)
+            except AdapterParseError:
+                if found:
+                    raise
+        loose, note = _find_tags(text, signature), "loose-tags"
+        if not loose:
+            loose, note = dict(find_object(text, signature) or {}), "json-in-xml"
+        return self.read_outputs(signature, text, loose, [note])
+
+    def read_field(self, field: Field, value: object, notes: list[str]) -> object:
+        """Read one output; a text may be a value of its type as it stands.
+
+        Raises:
+            UnreadableValueError: it is no value of the type, or breaks a constraint.
+        """
+        try:
+            return super().read_field(field, value, notes)
+        except UnreadableValueError:
+            if not isinstance(value, str):
+                raise
+            try:
+                return field.validator.validate_python(value)
+            except pydantic.ValidationError:
+                pass
+            raise
 
 
-def _read_tags(text: str, signature: Signature) -> dict[str, object]:
-    """Read the outputs' tags where all of the text is well-formed XML."""
+def _groups(text: str) -> dict[str, list[ElementTree.Element]] | None:
+    """Give the elements by tag; None where the text is no well-formed XML."""
     try:
-        root = ElementTree.fromstring(f"<all>{text}</all>")
+        return group_children(ElementTree.fromstring(f"<all>{text}</all>"))
     except ElementTree.ParseError:
-        return {}
-    found: dict[str, list[object]] = {}
-    for element in root:
-        field = signature.output_fields.get(element.tag)
-        if field is not None and field.annotation is str and len(element):
-            return _find_tags(text, signature)  # markup in a text is part of it
-        if field is not None:
-            found.setdefault(element.tag, []).append(_value_of(element))
-    return {name: v[0] if len(v) == 1 else v for name, v in found.items()}
+        return None
 
 
-def _value_of(element: ElementTree.Element) -> object:
-    """Give an element's text; of one with children a list of items or an object."""
-    children = list(element)
-    if not children:
-        return (element.text or "").strip()
-    if all(child.tag == "item" for child in children):
-        return [_value_of(child) for child in children]
-    return {child.tag: _value_of(child) for child in children}
+def _choose(
+    adapter: XMLAdapter,
+    field: Field,
+    elements: list[ElementTree.Element],
+    notes: list[str],
+) -> object:
+    """Give the first of the possible values that the field takes."""
+    try:
+        schema = field.plain_validator.json_schema(by_alias=False)
+    except pydantic.errors.PydanticInvalidForJsonSchema:
+        schema = {}
+    values = list(possible_values(elements, schema))
+    text = text_of(elements[0])
+    for value in (*values, text):
+        try:
+            adapter.read_field(field, value, [])
+        except UnreadableValueError:
+            continue
+        if text not in values and value is text:
+            notes.append("text-in-tag")
+        return value
+    return values[0]
 
 
 def _find_tags(text: str, signature: Signature) -> dict[str, object]:

@@ -16,7 +16,7 @@ _NOTES: Final[Mapping[str, Kind]] = {
     "choice-case": "reads more",
     "constraint": "enforces",
     "decorated-value": "reads more",
-    "indented-marker": "reads other",
+    "indented-marker": "any",
     "json-in-chat": "reads more",
     "json-in-xml": "reads more",
     "key-case": "reads more",
@@ -30,6 +30,7 @@ _NOTES: Final[Mapping[str, Kind]] = {
     "reserved-name": "reads more",
     "step-survived": "reads more",
     "thinking": "reads more",
+    "text-in-tag": "reads more",
     "wrapped-json": "reads more",
 }
 

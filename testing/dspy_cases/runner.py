@@ -11,7 +11,7 @@ import trio
 from dspex.modules.plain import is_list, is_object
 from dspex.testing.dspy_cases.bootstrap import run_bootstrap_case
 from dspex.testing.dspy_cases.errors import CaseFileError
-from dspex.testing.dspy_cases.outcome import Ran, Verdict, judge
+from dspex.testing.dspy_cases.outcome import Difference, Ran, Verdict, judge
 from dspex.testing.dspy_cases.predict import run_predict_case
 from dspex.testing.dspy_cases.react import run_react_case
 from dspex.testing.dspy_cases.signature import run_signature_file
@@ -75,7 +75,17 @@ def _run(path: str, data: Mapping[str, Any]) -> Iterable[Ran]:  # Any: JSON
 async def _run_cases(
     run: RunCase, cases: Sequence[Mapping[str, Any]]
 ) -> list[Ran]:  # Any: JSON
-    return [await run(case) for case in cases]
+    return [await _run_case(run, case) for case in cases]
+
+
+async def _run_case(run: RunCase, case: Mapping[str, Any]) -> Ran:  # Any: JSON
+    try:
+        return await run(case)
+    # The edge of a case: what dspex cannot even build is a difference, and the
+    # other cases still run.
+    except Exception as error:  # noqa: BLE001
+        problem = Difference(f"cannot be run: {type(error).__name__}: {error}")
+        return Ran(str(case.get("id")), tuple(case.get("tags", ())), problem)
 
 
 def _find(paths: Sequence[str]) -> list[Path]:
