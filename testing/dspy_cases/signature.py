@@ -42,7 +42,16 @@ _EDITS: Final[Mapping[str, Edit]] = {
 }
 
 
-_RESERVED: Final = frozenset({"fields", "instructions", "model_config", "signature"})
+_RESERVED: Final = frozenset(
+    {
+        "fields",
+        "input_fields",
+        "instructions",
+        "model_config",
+        "output_fields",
+        "signature",
+    }
+)
 
 
 class Multi(Module):
