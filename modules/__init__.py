@@ -54,6 +54,7 @@ from dspex.modules.streaming import FieldDelta
 from dspex.modules.tools.calculator import CalculationError, calculator
 from dspex.modules.tools.calls import ToolCalls
 from dspex.modules.tools.errors import ToolCallError, ToolError
+from dspex.modules.tools.mcp import MCPServer, MCPTool
 from dspex.modules.tools.python_tool import python_tool
 from dspex.modules.tools.registry import RegisteredTool, ToolRegistry
 from dspex.modules.tools.tool import Tool, tool
@@ -85,6 +86,8 @@ __all__ = [
     "InputTypeError",
     "JSONAdapter",
     "LMNotConfiguredError",
+    "MCPServer",
+    "MCPTool",
     "MissingInputError",
     "Module",
     "ModuleActor",

@@ -1,7 +1,7 @@
 """ModuleRegistry: modules started, supervised and found by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from dspex.modules.actor import ModuleActor
 from dspex.modules.module import Module
@@ -13,6 +13,7 @@ from dspex.providers.messages import Usage
 from dspex.runtime import ActorRef
 from dspex.runtime.registry import Registry
 from dspex.supervisors import ChildSpec, DynamicSupervisor
+from dspex.supervisors.child_spec import Restart
 
 
 class ModuleRef:
@@ -92,7 +93,7 @@ class ModuleRegistry:
         name: str,
         *,
         lm: LM | None = None,
-        restart: Literal["permanent", "transient", "temporary"] = "permanent",
+        restart: Restart = "permanent",
         max_concurrency: int = 50,
     ) -> ModuleRef:
         """Start a module under a name, and give a ref that follows the name.

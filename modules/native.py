@@ -10,6 +10,7 @@ from dspex.modules.chain_of_thought import ChainOfThought
 from dspex.modules.errors import ConfigError, UnknownModuleError
 from dspex.modules.module import Module
 from dspex.modules.predict import Predict
+from dspex.modules.react.as_step import react_step
 from dspex.modules.run_lm import RunEffects, RunLM
 from dspex.modules.signature import Signature
 from dspex.modules.step_config import check_config, check_demos
@@ -24,6 +25,7 @@ ModuleFactory = Callable[..., Module]
 NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {
     "ChainOfThought": ChainOfThought,
     "Predict": Predict,
+    "ReAct": react_step,
 }
 """What a step's `module` can name with the native backend."""
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 import structlog
 import trio
 
+from dspex.modules.module import Module
+from dspex.modules.module_registry import ModuleRef, ModuleRegistry
 from dspex.providers.lm import LM
 from dspex.runtime import ActorRef, Node
 from dspex.runtime.engine import (
@@ -37,6 +39,7 @@ from dspex.supervisors import (
     TreeNode,
     supervision_tree,
 )
+from dspex.supervisors.child_spec import Restart
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError, ProgramNotFoundError
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
@@ -58,6 +61,7 @@ class Runtime:
         engine: Engine,
         *,
         table: RunTable,
+        modules: ModuleRegistry,
         desk: DurableDesk | None = None,
         lm: LM | None = None,
     ) -> None:
@@ -65,6 +69,7 @@ class Runtime:
         self.root = root
         self.table = table
         self.lm = lm
+        self.modules = modules
         self._engine = engine
         self._desk = desk
         self._plans: dict[str, Plan] = {}
@@ -72,6 +77,27 @@ class Runtime:
         self._users: Counter[str] = Counter()
         self._stored: dict[tuple[str, int], Program] = {}
         self._preparing = trio.Lock()
+
+    async def start(
+        self,
+        module: Module,
+        *,
+        name: str,
+        lm: LM | None = None,
+        restart: Restart = "permanent",
+        max_concurrency: int = 50,
+    ) -> ModuleRef:
+        """Start a module as a supervised actor; give a ref that follows its name.
+
+        It asks `lm`, or the runtime's model. `modules` finds and lists those that were
+        started.
+
+        Raises:
+            ChildStartError: the name is taken, or the actor did not start.
+        """
+        return await self.modules.start(
+            module, name, lm=lm, restart=restart, max_concurrency=max_concurrency
+        )
 
     def plan(self, program: Program) -> Plan:
         """Check a program without starting anything.

@@ -22,6 +22,7 @@ from typing import Any, Final
 from dspex.modules.errors import ConfigError
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
 from dspex.modules.module import Module
+from dspex.modules.module_registry import ModuleRegistry
 from dspex.modules.native import NATIVE_MODULES, NativeBackend
 from dspex.modules.signature import Signature
 from dspex.providers.embedded import (
@@ -146,21 +147,21 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        backends = _backends(
-            node,
-            WatchedLM(lm, keep_text=keep_text),
-            search_path,
-            modules=modules or {},
-        )
+        watched = WatchedLM(lm, keep_text=keep_text)
+        backends = _backends(node, watched, search_path, modules=modules or {})
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
+        keeper = node.named(MODULES, DynamicSupervisor)
+        started = ModuleRegistry(node.registry, keeper, lm=watched)
         if journal is None:
-            runtime = Runtime(node, root, engine, table=table, lm=lm)
+            runtime = Runtime(node, root, engine, table=table, modules=started, lm=lm)
             runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)
         else:
             board = RunBoard(max_runs=max_running, on_end=table.settle)
             desk = DurableDesk(journal, node.registry, board)
-            runtime = Runtime(node, root, engine, table=table, desk=desk, lm=lm)
+            runtime = Runtime(
+                node, root, engine, table=table, modules=started, desk=desk, lm=lm
+            )
             desk.stored_plan = runtime.stored_plan
             runs = ChildSpec(
                 RUNS,

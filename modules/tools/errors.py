@@ -8,8 +8,10 @@ ToolError
 │   ├── ToolTimeoutError   it took too long
 │   ├── ToolDeniedError    the approval hook said no
 │   ├── ToolCrashedError   its process died
+│   ├── MCPServerDiedError its MCP server died, or is not there
 │   └── ToolFailedError    it raised an exception
-└── DuplicateToolError     the name is taken
+├── DuplicateToolError     the name is taken
+└── MCPServerGoneError     an MCP server ended, or did not start
 """
 
 from collections.abc import Iterable
@@ -89,6 +91,26 @@ class ToolCrashedError(ToolCallError):
         said = f"; it said: {tail}" if tail else ""
         super().__init__(tool, f"crashed: its process ended with {status}{said}")
         self.status = status
+
+
+class MCPServerDiedError(ToolCallError):
+    """The MCP server died before the tool had a result, or is not there."""
+
+    def __init__(self, tool: str, server: str, problem: str) -> None:
+        super().__init__(tool, f"has lost its server {server!r}: {problem}")
+        self.server = server
+
+
+class MCPServerGoneError(ToolError):
+    """An MCP server ended or did not start; `tail` is the last it wrote to stderr."""
+
+    def __init__(
+        self, server: str, command: Iterable[str], problem: str, tail: str = ""
+    ) -> None:
+        said = f"; it said: {tail}" if tail else ""
+        self.command = tuple(command)
+        super().__init__(server, f"({' '.join(self.command)}) {problem}{said}")
+        self.tail = tail
 
 
 class ToolFailedError(ToolCallError):

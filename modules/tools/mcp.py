@@ -1,0 +1,269 @@
+"""Tools of an MCP server: a child process that speaks MCP over stdin and stdout.
+
+`MCPServer` is the actor that owns the child. It starts with it and ends with it: when
+the child dies, the calls under way fail, the actor crashes, and its supervisor starts
+both anew. The tools follow the actor's name, so an agent that holds them goes on.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from dspex.modules.tools.arguments import first_misfit
+from dspex.modules.tools.errors import (
+    MCPServerDiedError,
+    MCPServerGoneError,
+    ToolArgumentsError,
+    ToolCallError,
+    ToolFailedError,
+    ToolTimeoutError,
+    UnknownToolError,
+)
+from dspex.providers.errors import MissingPackageError
+from dspex.providers.messages import ToolSpec
+from dspex.runtime import Actor, ActorRef, CallError, Deferred, Refuse
+from dspex.runtime.line_log import LineLog
+from dspex.runtime.registry import Registry
+
+# What JSON-RPC says when the other side has closed the connection.
+_CONNECTION_CLOSED: Final = -32000
+_START_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MCPTool:
+    """A tool of an MCP server, for `ReAct(tools=...)`, from any task."""
+
+    registry: Registry
+    server: str
+    name: str
+    description: str
+    schema: Mapping[str, Any]  # Any: JSON schema
+    timeout: float
+
+    @property
+    def spec(self) -> ToolSpec:
+        """What a provider is told of it."""
+        return ToolSpec(self.name, self.description, self.schema)
+
+    @property
+    def usage(self) -> str:
+        """How to call it, in one line: `search(query: string, k: integer = ...)`."""
+        required = self.schema.get("required", ())
+        shown = [
+            f"{name}: {about.get('type', 'any')}{'' if name in required else ' = ...'}"
+            for name, about in self.schema.get("properties", {}).items()
+        ]
+        return f"{self.name}({', '.join(shown)})"
+
+    async def run(self, arguments: Mapping[str, Any], /) -> Any:  # Any: JSON
+        """Have the server run it; waits for one that is being restarted.
+
+        Raises:
+            ToolArgumentsError: the arguments do not fit; nothing was sent.
+            ToolTimeoutError: it took too long.
+            MCPServerDiedError: the server died first, or is gone.
+            ToolFailedError: the server says that it failed.
+        """
+        problem = first_misfit(dict(arguments), self.schema, self.schema)
+        if problem is not None:
+            raise ToolArgumentsError(self.name, problem, self.usage)
+        try:
+            ref: ActorRef[MCPServer] = await self.registry.wait_for(
+                self.server, self.timeout
+            )
+            # The tool's own limit comes first; this one is for a server too busy.
+            return await ref.call(
+                MCPServer.run_tool, self.name, arguments, timeout=2 * self.timeout + 5
+            )
+        except CallError as error:
+            raise MCPServerDiedError(self.name, self.server, str(error)) from error
+
+
+class MCPServer(Actor):
+    """Runs an MCP server as a child process, and its tools.
+
+    `command` is the program with its arguments; of this process's environment it gets
+    only what MCP's client passes on, and `env`. Each call has `timeout` seconds, and
+    at most `max_concurrency` are under way. Start it under a name and a supervisor.
+
+    Raises (as the reason of a failed start):
+        MissingPackageError: the extra `mcp` is not installed.
+        MCPServerGoneError: the server ended, or did not answer in `start_timeout`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        timeout: float = 30.0,
+        start_timeout: float = _START_SECONDS,
+        max_concurrency: int = 8,
+    ) -> None:
+        self._command = list(command)
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._timeout = timeout
+        self._start_timeout = start_timeout
+        self._slots = trio.Semaphore(max_concurrency)
+        self._ready = trio.Event()
+        self._session: Any = None  # Any: the extra is not always there to be typed
+        self._tools: dict[str, MCPTool] = {}
+        self._failure: Exception | None = None
+        self._log: LineLog | None = None
+
+    async def init(self) -> None:
+        """Start the server and ask for its tools."""
+        require_mcp()
+        self.spawn(self._serve)
+        with trio.move_on_after(self._start_timeout):
+            await self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
+        if self._session is None:
+            seconds = self._start_timeout
+            raise self._gone(f"did not answer within {seconds:g}s of its start")
+
+    async def list_tools(self) -> tuple[MCPTool, ...]:
+        """Give the server's tools, as it listed them when it started."""
+        return tuple(self._tools.values())
+
+    # Any: JSON.
+    async def run_tool(self, name: str, arguments: Mapping[str, Any]) -> Deferred[Any]:
+        """Have the server run a tool.
+
+        Raises:
+            ToolCallError: there is no result; says why.
+        """
+        if name not in self._tools:
+            raise Refuse(UnknownToolError(name, self._tools))
+        answer: Deferred[Any] = self.deferred()  # Any: as above
+        self.spawn(self._run, answer, name, dict(arguments))
+        return answer
+
+    async def _run(
+        self,
+        answer: Deferred[Any],  # Any: as above
+        name: str,
+        arguments: dict[str, Any],  # Any: as above
+    ) -> None:
+        error: ToolCallError = ToolTimeoutError(name, self._timeout)
+        async with self._slots:
+            if not answer.is_wanted:
+                return
+            with trio.move_on_after(self._timeout):
+                try:
+                    result = await self._session.call_tool(name, arguments)
+                except require_mcp().MCPError as failure:
+                    if failure.code == _CONNECTION_CLOSED:
+                        # The callers hear of the actor's death, when its name is
+                        # free: whoever tries again then waits for the next one.
+                        raise self._gone("ended") from None
+                    error = ToolFailedError(name, "MCPError", failure.message)
+                else:
+                    if not result.is_error:
+                        answer.reply(_value_of(result))
+                        return
+                    error = ToolFailedError(name, "the server", _text_of(result))
+        answer.fail(error)
+
+    async def _serve(self) -> None:
+        mcp = require_mcp()
+        client = import_module("mcp.client.stdio")
+        parameters = client.StdioServerParameters(
+            command=self._command[0],
+            args=self._command[1:],
+            env=self._env,
+            cwd=self._cwd,
+        )
+        read_end, write_end = os.pipe()
+        self._log = LineLog(read_end, child=self.name, pid=0)
+        self.spawn(self._log.run)
+        try:
+            with os.fdopen(write_end, "w") as errors:
+                async with (
+                    client.stdio_client(parameters, errlog=errors) as streams,
+                    mcp.ClientSession(*streams) as session,
+                ):
+                    errors.close()  # the child has its own
+                    await session.initialize()
+                    await self._read_tools(session)
+                    self._session = session
+                    self._ready.set()
+                    await trio.sleep_forever()
+        except (OSError, mcp.MCPError) as error:
+            self._failure = self._gone(f"did not start: {error}")
+        except BaseExceptionGroup as group:
+            failed, rest = group.split((OSError, mcp.MCPError))
+            if failed is None or rest is not None:
+                raise
+            self._failure = self._gone(f"did not start: {_first(failed)}")
+        self._ready.set()
+
+    async def _read_tools(self, session: Any) -> None:  # Any: as above
+        types = import_module("mcp.types")
+        page: Any = await session.list_tools()  # Any: as above
+        found: list[Any] = list(page.tools)
+        while page.next_cursor is not None:
+            following = types.PaginatedRequestParams(cursor=page.next_cursor)
+            page = await session.list_tools(params=following)
+            found.extend(page.tools)
+        self._tools = {
+            tool.name: MCPTool(
+                self.node.registry,
+                self.name,
+                tool.name,
+                tool.description or "",
+                tool.input_schema,
+                self._timeout,
+            )
+            for tool in found
+        }
+
+    def _gone(self, problem: str) -> MCPServerGoneError:
+        tail = self._log.tail[-1] if self._log is not None and self._log.tail else ""
+        return MCPServerGoneError(self.name, self._command, problem, tail)
+
+
+def require_mcp() -> Any:  # Any: the extra is not always there to be typed
+    """Give the package `mcp`.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return import_module("mcp")
+    except ImportError:
+        raise MissingPackageError(
+            "MCP servers need the package mcp: pip install 'dspex[mcp]'", provider="mcp"
+        ) from None
+
+
+def _value_of(result: Any) -> object:  # Any: as above
+    """Give what a tool gave: its structured value where it has one, else its text."""
+    value: object = result.structured_content
+    if isinstance(value, dict) and list(value) == ["result"]:
+        inner: object = value["result"]
+        return inner
+    return _text_of(result) if value is None else value
+
+
+def _text_of(result: Any) -> str:  # Any: as above
+    return "\n".join(
+        part.text if part.type == "text" else f"({part.type})"
+        for part in result.content
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -1,0 +1,166 @@
+"""MCP: a real server of the `mcp` package as a child process, its tools in an agent."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from dspex.modules import MCPServer, MCPTool, ReAct, ToolCallError
+from dspex.modules.tools.errors import (
+    MCPServerDiedError,
+    ToolArgumentsError,
+    ToolFailedError,
+    ToolTimeoutError,
+)
+from dspex.runtime import ActorRef, Node, StartError, open_node
+from dspex.supervisors import ChildSpec, DynamicSupervisor
+from dspex.testing import ScriptedLM
+
+SERVER = '''
+import os, sys, time
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("town")
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+@server.tool()
+def pid() -> int:
+    """The server's process."""
+    return os.getpid()
+
+@server.tool()
+def fail(reason: str) -> str:
+    """Always fails."""
+    raise ValueError(reason)
+
+@server.tool()
+async def slow() -> str:
+    """Takes its time."""
+    import anyio
+    await anyio.sleep(30)
+    return "late"
+
+@server.tool()
+def die() -> str:
+    """Ends the server."""
+    os._exit(3)
+
+print("up", file=sys.stderr, flush=True)
+server.run("stdio")
+'''
+
+
+@asynccontextmanager
+async def town(
+    tmp_path: Path, *, timeout: float = 20.0
+) -> AsyncGenerator[tuple[Node, dict[str, MCPTool]]]:
+    script = tmp_path / "town.py"
+    script.write_text(SERVER)
+    async with open_node() as node:
+        supervisor = await node.start(DynamicSupervisor(intensity=10))
+
+        def build() -> MCPServer:
+            return MCPServer([sys.executable, str(script)], timeout=timeout)
+
+        spec = ChildSpec("town", build, name="town")
+        await supervisor.call(DynamicSupervisor.start_child, spec, timeout=60)
+        ref: ActorRef[MCPServer] = await node.registry.wait_for("town", 1)
+        tools = await ref.call(MCPServer.list_tools)
+        yield node, {tool.name: tool for tool in tools}
+
+
+async def gone(pid: int) -> None:
+    with trio.fail_after(10):
+        while is_running(pid):
+            await trio.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def test_tools_have_schema_run_and_fail_as_typed_errors(tmp_path: Path) -> None:
+    async with town(tmp_path, timeout=3.0) as (_, tools):
+        assert tools["add"].usage == "add(a: integer, b: integer)"
+        assert tools["add"].description == "Add two numbers."
+        assert await tools["add"].run({"a": 2, "b": 3}) == 5
+        with pytest.raises(ToolArgumentsError, match="Use add"):
+            await tools["add"].run({"a": 2})
+        with pytest.raises(ToolFailedError, match="Error executing tool fail"):
+            await tools["fail"].run({"reason": "no such thing"})
+        with pytest.raises(ToolTimeoutError):
+            await tools["slow"].run({})
+        pid = await tools["pid"].run({})
+    await gone(pid)
+
+
+async def test_the_death_of_the_server_is_an_observation_and_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    async with town(tmp_path) as (_, tools):
+        first = await tools["pid"].run({})
+        with pytest.raises(MCPServerDiedError):
+            await tools["die"].run({})
+        # Supervised: the same tool, a new process.
+        second = await tools["pid"].run({})
+        assert second != first
+        os.kill(second, signal.SIGKILL)
+        await gone(second)
+        with pytest.raises(ToolCallError):
+            await tools["add"].run({"a": 1, "b": 1})
+        assert await tools["add"].run({"a": 1, "b": 1}) == 2
+
+
+async def test_an_agent_uses_the_tools(tmp_path: Path) -> None:
+    def step(tool: str, arguments: str) -> str:
+        return (
+            f"[[ ## next_thought ## ]]\nt\n\n[[ ## next_tool_name ## ]]\n{tool}\n\n"
+            f"[[ ## next_tool_args ## ]]\n{arguments}\n\n[[ ## completed ## ]]"
+        )
+
+    answer = (
+        "[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n5\n\n[[ ## completed ## ]]"
+    )
+    lm = ScriptedLM(
+        [
+            step("die", "{}"),
+            step("add", '{"a": 2, "b": 3}'),
+            step("finish", "{}"),
+            answer,
+        ]
+    )
+    async with town(tmp_path) as (_, tools):
+        agent = ReAct(
+            "question -> answer: int",
+            list(tools.values()),
+            lm=lm,
+            adapter="chat",
+            protocol="fields",
+        )
+        found = await agent(question="2 + 3?")
+    assert (found.answer, found.success) == (5, True)
+    assert [step.failed for step in found.steps] == [True, False, False]
+    assert "lost its server 'town'" in found.trajectory["observation_0"]
+
+
+async def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    script = tmp_path / "bad.py"
+    script.write_text("import sys\nsys.exit('no such database')\n")
+    async with open_node() as node:
+        with pytest.raises(StartError, match="no such database"):
+            await node.start(MCPServer([sys.executable, str(script)]), name="bad")
+        with pytest.raises(StartError, match="did not start"):
+            await node.start(MCPServer(["/no/such/program"]), name="none")

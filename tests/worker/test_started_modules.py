@@ -1,0 +1,85 @@
+"""Modules on the runtime's tree: started by hand, and agents as steps of programs."""
+
+from pathlib import Path
+
+import pytest
+
+from dspex import Program, open_runtime
+from dspex.modules import Predict, Prediction
+from dspex.runtime.errors import DspexError
+from dspex.supervisors import ChildStartError
+from dspex.testing import ScriptedLM
+
+ANSWER = '{"answer": "Paris"}'
+AGENT = """
+name: solve
+steps:
+  agent:
+    module: ReAct
+    signature: "question -> answer: float"
+    config: {tools: [calculator], max_iterations: 3, protocol: fields}
+"""
+
+
+def step(tool: str, arguments: str) -> str:
+    return (
+        f'{{"next_thought": "t", "next_tool_name": "{tool}", '
+        f'"next_tool_args": {arguments}}}'
+    )
+
+
+async def test_a_started_module_answers_by_its_name_and_outlives_a_crash() -> None:
+    async with open_runtime(ScriptedLM(lambda _: ANSWER)) as rt:
+        qa = await rt.start(
+            Predict("question -> answer"), name="qa", restart="permanent"
+        )
+        found: Prediction = await qa.forward(question="Capital of France?")
+        assert found.answer == "Paris"
+        await qa.set_parameter("instructions", "Be brief.")
+        actor = rt.node.registry.whereis("qa")
+        assert actor is not None
+        actor.exit("boom")
+        await actor.wait_exit()
+        assert (await qa.forward(question="Again?")).answer == "Paris"
+        assert await qa.get_parameter("instructions") == "Be brief."
+        assert rt.modules.list_modules() == ("qa",)
+        with pytest.raises(ChildStartError):
+            await rt.start(Predict("question -> answer"), name="qa")
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "solve.yaml"
+    path.write_text(text)
+    return path
+
+
+async def test_react_is_a_step_with_tools_by_name(tmp_path: Path) -> None:
+    lm = ScriptedLM(
+        [
+            step("calculator", '{"expression": "25*4"}'),
+            step("finish", "{}"),
+            '{"reasoning": "r", "answer": 100}',
+        ]
+    )
+    async with open_runtime(lm) as rt:
+        run = await rt.run(Program.load(written(tmp_path, AGENT)), question="25 * 4?")
+    assert run.outputs["answer"] == 100.0
+    assert "100" in lm.requests[1].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("tools", "problem"),
+    [
+        ("[abacus]", "'abacus' is unknown"),
+        ("['no.such:tool']", "cannot be imported"),
+        ("calculator", "is no list"),
+        ("[3]", "is no name"),
+    ],
+)
+async def test_tools_that_are_none_are_found_before_a_run(
+    tools: str, problem: str, tmp_path: Path
+) -> None:
+    program = Program.load(written(tmp_path, AGENT.replace("[calculator]", tools)))
+    async with open_runtime(ScriptedLM([ANSWER])) as rt:
+        with pytest.raises(DspexError, match=problem):
+            rt.plan(program)
