@@ -1,6 +1,7 @@
 """The modules against a provider over real HTTP, by the ids of their scenarios."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -19,8 +20,10 @@ from dspex.modules import (
     Prediction,
     ReAct,
     Signature,
+    Tool,
     calculator,
     ensure,
+    suggest,
 )
 from dspex.providers import Anthropic, OpenAI, RetryPolicy, ToolCall, Usage
 from dspex.providers.cache import Cached
@@ -209,6 +212,83 @@ async def test_d2_agent_solves_by_the_calculator(
     assert float(told["content"]) == value
 
 
+def sleep_long() -> str:
+    """Sleep."""
+    time.sleep(1.0)
+    return "late"
+
+
+def stumble() -> str:
+    """Fail."""
+    raise ValueError("no such street")
+
+
+async def test_d3_what_goes_wrong_is_an_observation_over_http(
+    server: FakeProvider,
+) -> None:
+    wrong = [
+        ("nothing", "{}", "is unknown"),
+        ("calculator", '{"term": "1"}', "wrong arguments"),
+        ("calculator", "{not json", "the call of calculator"),
+        ("stumble", "{}", "ValueError: no such street"),
+        ("sleep_long", "{}", "took longer than 0.05s"),
+    ]
+    server.plan(
+        [
+            *(Answer("", (ToolCall("c", name, given),)) for name, given, _ in wrong),
+            Answer("", (ToolCall("c", "finish", '{"answer": 4}'),)),
+        ]
+    )
+    slow = Tool(sleep_long, timeout=0.05)
+    async with openai(server) as lm:
+        found = await ReAct(
+            "question -> answer: int", [calculator, stumble, slow], lm=lm
+        )(question="2+2?")
+    assert (found.success, found.answer) == (True, 4)
+    told = [request.json["messages"][-1]["content"] for request in server.requests[1:]]
+    for observation, (_, _, problem) in zip(told, wrong, strict=True):
+        assert problem in observation
+        assert "\n" not in observation
+
+
+async def test_d3_fail_fast_stops_at_the_first_failure_over_http(
+    server: FakeProvider,
+) -> None:
+    server.plan(
+        [
+            Answer("", (ToolCall("c", "stumble", "{}"),)),
+            Answer('{"reasoning": "r", "answer": 0}'),
+        ]
+    )
+    async with openai(server) as lm:
+        agent = ReAct("question -> answer: int", [stumble], lm=lm, fail_fast=True)
+        found = await agent(question="2+2?")
+    assert (found.success, found.reason) == (False, "tool_failed")
+    assert len(server.requests) == 2
+
+
+async def test_d4_max_iterations_gives_the_partial_trajectory_over_http(
+    server: FakeProvider,
+) -> None:
+    server.plan(
+        [
+            *(
+                Answer("", (ToolCall("c", "calculator", f'{{"expression": "{n}"}}'),))
+                for n in range(3)
+            ),
+            Answer('{"reasoning": "r", "answer": 2}'),
+        ]
+    )
+    async with openai(server) as lm:
+        agent = ReAct("question -> answer: int", [calculator], lm=lm, max_iterations=3)
+        found = await agent(question="And so on?")
+    assert (found.success, found.reason) == (False, "max_iterations")
+    assert [step.observation for step in found.steps] == [0, 1, 2]
+    assert found.trajectory["observation_2"] == 2
+    # Three turns, and one call to answer from what was found.
+    assert len(server.requests) == 4
+
+
 class Short(Module):
     def __init__(self) -> None:
         self.draft = Predict("question -> draft")
@@ -249,3 +329,23 @@ async def test_e2_ensure_gives_up_over_http(server: FakeProvider) -> None:
             await Short().run({"question": "?"}, lm=lm)
     assert len(caught.value.attempts) == 3
     assert len(server.requests) == 4
+
+
+class Polite(Module):
+    def __init__(self) -> None:
+        self.answer = Predict("question -> answer")
+
+    async def forward(self, question: str) -> Prediction:
+        found = await self.answer(question=question)
+        suggest("please" in found.answer, "Say please.", max_retries=1)
+        return found
+
+
+async def test_e2_suggest_goes_on_over_http(server: FakeProvider) -> None:
+    server.plan([Answer('{"answer": "Go."}'), Answer('{"answer": "Go away."}')])
+    async with openai(server) as lm:
+        found = await Polite().run({"question": "?"}, lm=lm)
+    assert (found.answer, found.suggestions) == ("Go away.", ("Say please.",))
+    told = [message["content"] for message in server.requests[1].json["messages"]]
+    assert '{"answer": "Go."}' in told
+    assert "Say please." in told[-1]
