@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from benchmarks._figure import figure
 from benchmarks.providers import child, read_line, server
 from dspex.modules import (
     Adapter,
@@ -25,7 +26,7 @@ from dspex.modules import (
     split_steps,
 )
 from dspex.modules.react import ActionParser
-from dspex.providers import Choice, OpenAI
+from dspex.providers import Choice, OpenAI, Request, Response, Usage
 from dspex.providers.lm import Capabilities
 from dspex.runtime import open_node
 
@@ -36,22 +37,6 @@ DEMOS: list[Mapping[str, object]] = [
     for n in range(8)
 ]
 COMPLETION = "[[ ## answer ## ]]\n3.5\n\n[[ ## completed ## ]]"
-
-
-def report(
-    figure: str, value: float, unit: str, *, reach: float, against: str, at_most: bool
-) -> bool:
-    holds = value <= reach if at_most else value >= reach
-    line = {
-        "figure": figure,
-        "value": round(value, 4),
-        "unit": unit,
-        "reach": reach,
-        "against": against,
-        "holds": holds,
-    }
-    print(json.dumps(line), flush=True)
-    return holds
 
 
 def cpu_per_call(work: Callable[[], object], calls: int) -> float:
@@ -99,18 +84,43 @@ def adapter_cost(rounds: int, calls: int) -> bool:
                 process.stdin.write("go\n")
                 process.stdin.flush()
                 seconds[name].append(float(read_line(process)))
-    mine, his = median(seconds["dspex"]), median(seconds["dspy"])
-    print(
-        f"format+parse: {mine * 1e6:.0f} us, dspy {his * 1e6:.0f} us", file=sys.stderr
-    )
-    return report(
+    dspex, dspy = median(seconds["dspex"]), median(seconds["dspy"])
+    return figure(
         "format and parse, 3 fields, 8 demos",
-        mine / his,
-        "x CPU",
-        reach=0.5,
-        against="dspy ChatAdapter",
-        at_most=True,
+        dspex * 1e6,
+        "us CPU",
+        reach="<= 0.5 x dspy",
+        against={"dspy": dspy * 1e6},
     )
+
+
+class Instant:
+    """A model that is there at once: what is left is the predictor's own cost."""
+
+    name = "instant"
+    capabilities = Capabilities(json_schema=False, tools=False)
+
+    async def complete(
+        self, request: object, *, timeout: float | None = None
+    ) -> Response:
+        return Response((Choice("[[ ## answer ## ]]\nx"),), Usage(10, 5), "instant")
+
+
+async def predict_cost(calls: int) -> float:
+    """Give the CPU seconds that a Predict adds to its model's call."""
+    lm = Instant()
+    predict = Predict("question -> answer", lm=lm, adapter="chat")
+    request = Request.of("?")
+    seconds: dict[str, float] = {}
+    for name in ("warm-up", "bare", "predict"):
+        started = time.process_time()
+        for _ in range(calls):
+            if name == "bare":
+                await lm.complete(request)
+            else:
+                await predict(question="?")
+        seconds[name] = time.process_time() - started
+    return (seconds["predict"] - seconds["bare"]) / calls
 
 
 async def concurrent_forwards(url: str, count: int, rounds: int) -> tuple[float, float]:
@@ -151,15 +161,12 @@ async def concurrent_forwards(url: str, count: int, rounds: int) -> tuple[float,
 def concurrency(rounds: int) -> bool:
     with server(0.2) as url:
         forward, bare = trio.run(concurrent_forwards, url, 1_000, rounds)
-    print(f"1,000 forwards {forward:.2f} s, calls {bare:.2f} s", file=sys.stderr)
-    limit = max(0.2, bare)
-    return report(
+    return figure(
         "1,000 concurrent forwards on one actor, 200 ms server",
-        limit / forward,
-        "of the limit",
-        reach=0.8,
-        against="1,000 bare calls of the same transport, ideal 0.2 s",
-        at_most=False,
+        1_000 / forward,
+        "1/s",
+        reach=">= 0.8 x limit",
+        against={"limit": 1_000 / max(0.2, bare), "ideal": 5_000},
     )
 
 
@@ -173,14 +180,13 @@ def linear(name: str, work: Callable[[int], object]) -> bool:
         return max(min(times), 1e-6)
 
     work(1_000)
-    ratio = seconds(100_000) / seconds(10_000)
-    return report(
-        f"parse of 100 kB against 10 kB, {name}",
-        ratio,
-        "x time",
-        reach=12,
-        against="10 x the size",
-        at_most=True,
+    small, large = seconds(10_000), seconds(100_000)
+    return figure(
+        f"parse of 100 kB, {name}",
+        large * 1e3,
+        "ms CPU",
+        reach="<= 12 x tenth",
+        against={"tenth": small * 1e3},
     )
 
 
@@ -206,6 +212,11 @@ def parsers() -> bool:
         body = "a line of text " * (size // 15)
         read(JSONAdapter(), f"{{'reasoning': '{body}', 'answer': 'x'")
 
+    def quoted_json(size: int) -> None:
+        # No run of plain words in it is long enough to be left out of the repair.
+        body = 'a "quoted" word, ' * (size // 17)
+        read(JSONAdapter(), f'{{"reasoning": "{body}", "answer": "x"}}')
+
     def action(size: int) -> None:
         ActionParser().parse(
             f"Thought: t\nAction[s](text={json.dumps('x ' * (size // 2))})"
@@ -220,6 +231,7 @@ def parsers() -> bool:
             linear("chat, loose markers", loose),
             linear("JSON", whole_json),
             linear("JSON to repair", broken_json),
+            linear("JSON to repair, quotes and commas", quoted_json),
             linear("action", action),
             linear("reasoning steps", steps),
         ]
@@ -237,6 +249,12 @@ def main(argv: list[str]) -> int:
     quick = parser.parse_args(argv).quick
     held = [
         adapter_cost(2 if quick else 5, 200 if quick else 1_000),
+        figure(
+            "what Predict adds to its model call",
+            trio.run(predict_cost, 1_000 if quick else 5_000) * 1e6,
+            "us CPU",
+            reach="<= 120",
+        ),
         concurrency(1 if quick else 3),
         parsers(),
     ]
