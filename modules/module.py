@@ -111,7 +111,7 @@ class Module:
         """List the predictors by name: `first`, `second.predict`, `steps[0].predict`.
 
         The names are dspy's; a bare Predict is `self`. One that is reachable twice has
-        the first of its names.
+        the first of its names. Lists and dicts in lists and dicts are passed by.
         """
         found: dict[int, tuple[str, Predictor]] = {}
         for name, predictor in _walk(self):
@@ -155,22 +155,24 @@ def _walk(module: Module) -> Iterator[tuple[str, Predictor]]:
     if isinstance(module, Predictor):
         yield "self", module
     for name, value in vars(module).items():
-        yield from _walk_value(name, value)
+        if is_list(value) or isinstance(value, tuple):
+            # As in dspy, what is nested deeper is not looked for: a saved program
+            # has the same names here and there.
+            for index, item in enumerate(cast(list[object], value)):
+                yield from _walk_value(f"{name}[{index}]", item)
+        elif is_object(value):
+            for key, item in value.items():
+                yield from _walk_value(f"{name}['{key}']", item)
+        else:
+            yield from _walk_value(name, value)
 
 
 def _walk_value(name: str, value: object) -> Iterator[tuple[str, Predictor]]:
     if isinstance(value, Predictor):
         yield name, value
-    elif isinstance(value, Module):
-        if not value.compiled:
-            for inner, predictor in _walk(value):
-                yield f"{name}.{inner}", predictor
-    elif is_list(value) or isinstance(value, tuple):
-        for index, item in enumerate(cast(list[object], value)):
-            yield from _walk_value(f"{name}[{index}]", item)
-    elif is_object(value):
-        for key, item in value.items():
-            yield from _walk_value(f"{name}['{key}']", item)
+    elif isinstance(value, Module) and not value.compiled:
+        for inner, predictor in _walk(value):
+            yield f"{name}.{inner}", predictor
 
 
 def _copy(value: object, done: dict[int, object]) -> object:

@@ -32,7 +32,9 @@ def dump_signature_state(signature: Signature) -> State:
         "fields": [
             {
                 "prefix": field.label,
-                "description": field.desc or f"${{{field.name}}}",
+                "description": f"${{{field.name}}}"
+                if field.desc is None
+                else field.desc,
             }
             for field in signature.fields.values()
         ],
@@ -144,7 +146,11 @@ def _dump_predictor(predictor: Predictor) -> State:
     return {
         "traces": [],
         "train": [],
-        "demos": [to_plain(dict(demo)) for demo in predictor.demos],
+        "demos": [
+            # As in dspy, whose reader knows neither Infinity nor NaN.
+            to_plain(dict(demo), inf_nan="null")
+            for demo in predictor.demos
+        ],
         "signature": dump_signature_state(predictor.signature),
         "lm": None,
     }

@@ -11,9 +11,10 @@ import inspect
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, cast, get_args, get_origin
 
 import pydantic
+from pydantic_core import to_jsonable_python
 
 from dspex.modules.adapters.repair import repair
 from dspex.modules.fields import Field, FieldType
@@ -41,19 +42,21 @@ def show_value(field: Field, value: object) -> str:
     return str(plain)
 
 
-def to_plain(value: object) -> object:
-    """Give a value as JSON types; what has no JSON form becomes its `str`."""
+def to_plain(
+    value: object, *, inf_nan: Literal["constants", "null"] = "constants"
+) -> object:
+    """Give a value as JSON types; what has no JSON form becomes its `str`.
+
+    `inf_nan` says what becomes of the floats inside that JSON does not have.
+    """
     if value is None or (
         isinstance(value, str | int | float) and not isinstance(value, enum.Enum)
     ):
         return value
     try:
-        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(
-            type(value)
-        )  # Any: value's type
-        return adapter.dump_python(value, mode="json", fallback=str)
-    except (pydantic.PydanticUserError, pydantic.errors.PydanticSchemaGenerationError):
-        return str(value)
+        return cast(
+            object, to_jsonable_python(value, inf_nan_mode=inf_nan, fallback=str)
+        )
     except ValueError:  # what pydantic's serializer raises for odd contents
         return str(value)
 

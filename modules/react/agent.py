@@ -66,7 +66,8 @@ class ReAct(Module):
 
     The prediction has the signature's outputs, and besides them `success`, `reason`
     (why it ended: "finished", "max_iterations", "repeated_failure"...), `trajectory`
-    (dspy's dict of what the model saw last) and `steps` (all of them). A stopped agent
+    (dspy's dict of what the model saw last), `steps` (all of them) and `dropped` (how
+    many of them the model does not see any more). A stopped agent
     still answers from what it found, with `success` false; only when its
     tokens, seconds or cost are spent its outputs are None.
 
@@ -214,6 +215,7 @@ class _Run:
                 "reason": self.reason,
                 "trajectory": self.trajectory.to_dict(),
                 "steps": self.trajectory.steps,
+                "dropped": self.trajectory.dropped,
             },
         )
 

@@ -135,7 +135,7 @@ def _describe(field: Field) -> list[str]:
     return [
         dspy_type_name(field.annotation),
         field.label,
-        field.desc or f"${{{field.name}}}",
+        f"${{{field.name}}}" if field.desc is None else field.desc,
     ]
 
 

@@ -112,3 +112,25 @@ def test_copy_can_change_without_its_original() -> None:
     reset = copied.reset_copy()
     assert reset.first.demos == ()
     assert copied.first.demos == ({"question": "x"},)
+
+
+def test_what_dspy_cannot_read_is_not_written() -> None:
+    program = Predict("q -> a", demos=[{"q": "?", "a": float("inf")}])
+    (demo,) = dump_dspy_state(program)["demos"]
+    assert demo == {"q": "?", "a": None}
+
+
+def test_an_empty_description_is_kept() -> None:
+    signature = Signature("q -> a").with_updated_fields("a", desc="")
+    fields = dump_dspy_state(Predict(signature))["signature"]["fields"]
+    assert [field["description"] for field in fields] == ["${q}", ""]
+
+
+def test_predictors_nested_deeper_than_dspy_looks_have_no_name() -> None:
+    class Deep(Module):
+        def __init__(self) -> None:
+            self.steps = [Predict("q -> a"), [Predict("q -> a")]]
+            self.table = {"k": ChainOfThought("q -> a"), "l": [Predict("q -> a")]}
+
+    names = [name for name, _ in Deep().named_predictors()]
+    assert names == ["steps[0]", "table['k'].predict"]

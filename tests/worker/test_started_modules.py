@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from dspex import Program, open_runtime
 from dspex.modules import Predict, Prediction
@@ -19,6 +21,21 @@ steps:
     signature: "question -> answer: float"
     config: {tools: [calculator], max_iterations: 3, protocol: fields}
 """
+
+
+class Tally:
+    """A tool that counts its calls."""
+
+    __name__ = "tally"
+    calls = 0
+
+    def __call__(self) -> int:
+        """Count one more."""
+        self.calls += 1
+        return self.calls
+
+
+tally = Tally()
 
 
 def step(tool: str, arguments: str) -> str:
@@ -83,3 +100,33 @@ async def test_tools_that_are_none_are_found_before_a_run(
     async with open_runtime(ScriptedLM([ANSWER])) as rt:
         with pytest.raises(DspexError, match=problem):
             rt.plan(program)
+
+
+async def test_an_agent_whose_actor_dies_repeats_no_call_that_was_finished(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    tally.calls = 0
+    text = AGENT.replace("[calculator]", f"['{__name__}:tally']")
+    lm = ScriptedLM(
+        [
+            step("tally", "{}"),
+            step("finish", "{}"),
+            '{"reasoning": "r", "answer": 1}',
+        ],
+        delay=2.0,
+    )
+    async with open_runtime(lm) as rt:
+        program = Program.load(written(tmp_path, text))
+
+        async def crash() -> None:
+            await trio.sleep(3)  # the tool has answered, the second turn is under way
+            actor = rt.node.registry.whereis("solve/agent")
+            assert actor is not None
+            actor.exit("boom")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash)
+            run = await rt.run(program, question="?")
+    assert run.outputs["answer"] == 1.0
+    assert run.steps[0].restarts == 1
+    assert (len(lm.requests), tally.calls) == (3, 1)
