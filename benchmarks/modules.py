@@ -5,6 +5,7 @@ take turns in processes of their own; the model server is a process too.
 """
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -159,6 +160,9 @@ async def concurrent_forwards(url: str, count: int, rounds: int) -> tuple[float,
 
 
 def concurrency(rounds: int) -> bool:
+    # As a long-running process should; it is for calls and forwards alike.
+    gc.collect()
+    gc.freeze()
     with server(0.2) as url:
         forward, bare = trio.run(concurrent_forwards, url, 1_000, rounds)
     return figure(
