@@ -9,7 +9,7 @@ of the module, for the forwards that come after.
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
@@ -171,7 +171,8 @@ class ModuleActor(Actor):
             self._note_failed(run, ForwardTimeoutError(self.name, self._timeout))
             if isinstance(error, BaseExceptionGroup):
                 # What failed beside the cancellation failed too late to matter.
-                rest = error.split(Exception)[1]
+                group = cast("BaseExceptionGroup[BaseException]", error)
+                rest = group.split(Exception)[1]
                 if rest is not None:
                     raise rest from None
             raise

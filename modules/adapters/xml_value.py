@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from xml.etree import ElementTree
 
+from dspex.modules.plain import is_object
+
 # Any: JSON schema is free-form.
 Schema: TypeAlias = Mapping[str, Any]
 
@@ -58,7 +60,7 @@ def _value(
         return texts[0] if len(texts) == 1 else texts
     known: Schema = schema.get("properties", {})
     others = schema.get("additionalProperties")
-    rest: Schema = others if isinstance(others, dict) else {}
+    rest: Schema = others if is_object(others) else {}
     return {
         name: _value(group, known.get(name, rest), shared)
         for name, group in children.items()

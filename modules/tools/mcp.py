@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
+from dspex.modules.plain import is_object
 from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     MCPServerDiedError,
@@ -249,7 +250,7 @@ def require_mcp() -> Any:  # Any: the extra is not always there to be typed
 def _value_of(result: Any) -> object:  # Any: as above
     """Give what a tool gave: its structured value where it has one, else its text."""
     value: object = result.structured_content
-    if isinstance(value, dict) and list(value) == ["result"]:
+    if is_object(value) and list(value) == ["result"]:
         inner: object = value["result"]
         return inner
     return _text_of(result) if value is None else value
@@ -263,7 +264,7 @@ def _text_of(result: Any) -> str:  # Any: as above
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+    first = group.exceptions[0]
+    while isinstance(first, BaseExceptionGroup):
+        first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
+    return first
