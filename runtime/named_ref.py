@@ -36,6 +36,10 @@ class NobodyPort:
         """Nobody is there to wait for."""
         return NOPROC
 
+    def children(self) -> list[ActorRef[Any]]:  # Any: of every class
+        """Nobody has started anybody."""
+        return []
+
     def add_name(self, registry: object, name: str) -> None:
         """Nobody can have a name."""
 

@@ -160,6 +160,8 @@ class Process(ActorHost):
         except (KeyboardInterrupt, SystemExit) as error:
             reason = error
             self.node.interrupt(error)
+        except BaseExceptionGroup as group:
+            reason = self._left_by_group(group)
         finally:
             if self._tasks is not None:
                 await self._tasks.end()
@@ -299,6 +301,22 @@ class Process(ActorHost):
         with trio.CancelScope() as self._scope:
             reason = await self._terminate(reason)
         return reason if self._signal_reason is None else self._signal_reason
+
+    def _left_by_group(self, group: BaseExceptionGroup[BaseException]) -> ExitReason:
+        """Give the reason after a nursery of a callback failed while it was ended.
+
+        What is left of such a group, without the cancellations, leaves the scope of
+        the whole life; out of here it would end the node.
+        """
+        exits = group.subgroup((KeyboardInterrupt, SystemExit))
+        if exits is not None:
+            error: BaseException = exits
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self.node.interrupt(error)
+            return error
+        log.error("cleanup_failed", actor=self.name, reason=describe(group))
+        return group if self._signal_reason is None else self._signal_reason
 
     # Start and death, as others see them.
 

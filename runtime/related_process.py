@@ -82,7 +82,8 @@ class RelatedProcess(ProcessState):
         """Take a link back, both ways."""
         peer = self._peer(ref)
         self._drop_link(peer)
-        peer._drop_link(self)
+        if peer.is_alive:  # a name that nobody has gives no whole process
+            peer._drop_link(self)
 
     def monitor(self, ref: ActorRef[Any]) -> int:  # Any: of every class
         """Ask for one Down message when `ref` ends."""

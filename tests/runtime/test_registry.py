@@ -6,7 +6,9 @@ import trio.testing
 
 from dspex.runtime import (
     Actor,
+    ActorRef,
     AlreadyStartedError,
+    Exit,
     Groups,
     NameTakenError,
     NameWaitTimeoutError,
@@ -14,6 +16,7 @@ from dspex.runtime import (
     Registry,
     open_node,
 )
+from dspex.supervisors import supervision_tree
 
 
 class Subscriber(Actor):
@@ -134,3 +137,22 @@ async def test_a_named_ref_follows_its_name() -> None:
         await first.stop()
         await node.start(Subscriber(), name="nm")
         assert await named.call(Subscriber.get) == []
+
+
+async def test_a_name_that_nobody_has_can_be_linked_unlinked_and_looked_at() -> None:
+    class Linking(Subscriber):
+        trap_exit = True
+
+        async def link_and_unlink(self, ref: ActorRef[Subscriber]) -> None:
+            self.link(ref)
+            self.unlink(ref)
+            self.exit(ref, "boom")
+
+    async with open_node() as node:
+        nobody = node.named("nobody", Subscriber)
+        ref = await node.start(Linking())
+        await ref.call(Linking.link_and_unlink, nobody)
+        assert await ref.call(Linking.get) == [Exit(None, "noproc")]
+        assert nobody.state == "dead"
+        assert await nobody.wait_exit() == "noproc"
+        assert "dead" in str(supervision_tree(nobody))
