@@ -1,5 +1,6 @@
 """Every fault of the fake server, with both APIs, streaming or not."""
 
+import random
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -10,19 +11,23 @@ from dspex.providers import (
     AuthenticationError,
     BadRequestError,
     ConnectionFailedError,
+    Limits,
     MalformedResponseError,
     OpenAI,
     PartialResponseError,
     ProviderError,
     ProviderTimeoutError,
+    RateLimiter,
     RateLimitError,
     RetryPolicy,
     ServerError,
+    SharedLimiter,
     StreamingLM,
     TextDelta,
     Transport,
     http_model,
 )
+from dspex.runtime import open_node
 from dspex.testing import (
     Action,
     Answer,
@@ -174,16 +179,15 @@ async def test_a_server_that_is_gone_for_a_while_is_waited_for_without_a_stamped
     provider: type[OpenAI] | type[Anthropic],
 ) -> None:
     answers: list[str] = []
-    patient = RetryPolicy(attempts=20, first_wait=0.1, longest_wait=1.0)
-
     arrivals: list[float] = []
+    patient = RetryPolicy(attempts=30, first_wait=0.1, longest_wait=2.0)
 
     def arrive(_: ProviderRequest) -> Action:
         arrivals.append(trio.current_time())
         return Answer()
 
     async def ask_one() -> None:
-        answers.append((await lm.complete("x", timeout=20)).text)
+        answers.append((await lm.complete("x", timeout=40)).text)
 
     async with open_fake_provider() as first:
         port = int(first.url.split(":")[2].split("/")[0])
@@ -192,34 +196,56 @@ async def test_a_server_that_is_gone_for_a_while_is_waited_for_without_a_stamped
     async with lm, trio.open_nursery() as nursery:
         for _ in range(200):
             nursery.start_soon(ask_one)
-        await trio.sleep(1.0)
+        await trio.sleep(5.0)
         async with open_fake_provider(port=port) as second:
             second.plan(arrive)
-            with trio.fail_after(15):
+            with trio.fail_after(20):
                 while len(answers) < 200:
                     await trio.sleep(0.01)
-    assert len(answers) == 200
-    assert sum(time < arrivals[0] + 0.1 for time in arrivals) < 100
+    assert answers == ["ok"] * 200
+    assert len(arrivals) == 200
+    # They come back spread over their waits of up to 2 s: 10 would, in 0.1 s.
+    assert sum(time < arrivals[0] + 0.1 for time in arrivals) < 60
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 async def test_a_thousand_cancelled_callers_leave_nothing_behind(
     server: FakeProvider,
+    provider: type[OpenAI] | type[Anthropic],
+    streaming: bool,
 ) -> None:
-    server.plan(lambda _: Hang())
-    async with Transport() as transport:
-        lm = OpenAI("m", api_key="k", base_url=server.url, transport=transport)
+    """At random moments: waiting for a slot, connecting, sending, reading, done."""
+    chance = random.Random(7)
+    server.plan(lambda _: Answer("a long answer", delay=chance.random() / 5, pace=0.01))
+    async with Transport() as transport, open_node() as node:
+        limiter = await node.start(RateLimiter(Limits(concurrency=100)), name="key")
+        lm = provider(
+            "m",
+            api_key="k",
+            base_url=server.url,
+            retries=QUICK,
+            transport=transport,
+            limiter=SharedLimiter(node.registry, "key"),
+        )
+        ends = {"answered": 0, "cancelled": 0}
 
         async def ask_and_leave(seconds: float) -> None:
-            with trio.move_on_after(seconds):
-                await lm.complete("x")
+            with trio.move_on_after(seconds) as scope:
+                assert await ask(lm, streaming, timeout=30) == "a long answer"
+            ends["cancelled" if scope.cancelled_caught else "answered"] += 1
 
         async with trio.open_nursery() as nursery:
-            for number in range(1000):
-                nursery.start_soon(ask_and_leave, number % 100 / 100)
+            for _ in range(1000):
+                nursery.start_soon(ask_and_leave, chance.random() * 1.5)
+        assert sum(ends.values()) == 1000
+        assert ends["cancelled"] > 100
+        assert ends["answered"] > 10
         assert transport.statistics().busy == 0
-        assert transport.statistics().idle == 0
+        statistics = await limiter.call(RateLimiter.statistics)
+        assert (statistics.running, statistics.waiting) == (0, 0)
+        # The server sees every cancelled call's connection go; the idle ones stay.
         with trio.fail_after(5):
-            while server.open_connections:
+            while server.open_connections > transport.statistics().idle:
                 await trio.sleep(0.01)
         server.plan([])
-        assert (await lm.complete("x")).text == "ok"
+        assert await ask(lm, streaming, timeout=5) == "ok"
