@@ -1,12 +1,21 @@
 """Budgets: how much a run may ask for, use and cost."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from dspex.providers.errors import BudgetExceededError, ConfigurationError
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import Price, read_prices
+from dspex.providers.streams import (
+    Delta,
+    ResponseStream,
+    StreamingLM,
+    TextDelta,
+    watched,
+)
 
 
 class Budget:
@@ -76,7 +85,7 @@ class Budget:
 class Budgeted:
     """Puts a budget before a model."""
 
-    def __init__(self, lm: LM, budget: Budget) -> None:
+    def __init__(self, lm: StreamingLM, budget: Budget) -> None:
         self._lm = lm
         self._budget = budget
 
@@ -111,3 +120,42 @@ class Budgeted:
         response = await self._lm.complete(request, timeout=timeout)
         self._budget.end(self.name, response.usage)
         return response
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Stream the answer if the budget lets it; see `StreamingLM.stream`.
+
+        The provider tells what a stream took at its end. One that was left early or
+        broke off is counted by an estimate, of four characters a token.
+
+        Raises:
+            BudgetExceededError: a limit of the budget is reached.
+            ProviderError: there is no answer; its subclass and attributes say why.
+        """
+        request = Request.of(request)
+        self._budget.begin(self.name)
+        characters = 0
+        usage: Usage | None = None
+
+        def count(delta: Delta) -> None:
+            nonlocal characters
+            more = delta.text if isinstance(delta, TextDelta) else delta.arguments
+            characters += len(more)
+
+        async def end(response: Response) -> None:
+            nonlocal usage
+            usage = response.usage
+
+        async with self._lm.stream(request, timeout=timeout) as stream:
+            try:
+                yield watched(stream, on_delta=count, on_end=end)
+            finally:
+                if usage is None:
+                    asked = len(json.dumps(request.to_json()["messages"]))
+                    usage = Usage(math.ceil(asked / 4), math.ceil(characters / 4))
+                self._budget.end(self.name, usage)

@@ -1,7 +1,8 @@
 """A cache before a model: the same request is paid once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,8 +14,15 @@ from dspex.providers.errors import (
     ProviderError,
     ProviderTimeoutError,
 )
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Message, Request, Response
+from dspex.providers.streams import (
+    Delta,
+    ResponseStream,
+    StreamingLM,
+    stream_of,
+    watched,
+)
 from dspex.runtime.log import get_logger
 
 _log = get_logger()
@@ -36,11 +44,12 @@ class Cached:
     answer are equal; also a temperature over zero is cached, so give another `seed`
     for another sample. Equal requests at the same time make one call: if it fails,
     all fail alike; if its caller is cancelled or times out, another one calls. A
-    cached answer has a usage, which was paid only once, and no `seconds`.
+    cached answer has a usage, which was paid only once, and no `seconds`. Equal
+    streams at the same time do not wait for each other, and each calls.
     """
 
     def __init__(
-        self, lm: LM, store: CacheStore, *, ttl_seconds: float | None = None
+        self, lm: StreamingLM, store: CacheStore, *, ttl_seconds: float | None = None
     ) -> None:
         self._lm = lm
         self._store = store
@@ -78,25 +87,18 @@ class Cached:
         request = Request.of(request)
         key = self.key(request)
         deadline = None if timeout is None else trio.current_time() + timeout
-        while (flight := self._flights.get(key)) is not None:
-            await self._wait(flight, timeout, deadline)
-            if flight.error is not None:
-                raise flight.error
-            if flight.response is not None:
-                self.hits += 1
-                return flight.response
-            # Whoever called was cancelled, or had less time: call oneself.
+        landed = await self._landed(key, timeout, deadline)
+        if landed is not None:
+            return landed
         flight = self._flights[key] = _Flight()
         try:
             flight.response = await self._find(key)
             if flight.response is None:
                 self.misses += 1
-                left = None if deadline is None else deadline - trio.current_time()
                 flight.response = await self._lm.complete(
-                    request, timeout=None if left is None else max(left, 0.0)
+                    request, timeout=_left(deadline)
                 )
-                body = msgspec.json.encode(flight.response.to_json())
-                await self._store.put(key, body, self._ttl_seconds)
+                await self._keep(key, flight.response)
             else:
                 self.hits += 1
             return flight.response
@@ -109,10 +111,60 @@ class Cached:
             del self._flights[key]
             flight.done.set()
 
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Give the stream of the answer; one that is kept already comes at once.
+
+        It is kept when it was read to its end.
+
+        Raises:
+            ProviderError: there is no answer; its subclass and attributes say why.
+        """
+        request = Request.of(request)
+        key = self.key(request)
+        deadline = None if timeout is None else trio.current_time() + timeout
+        known = await self._landed(key, timeout, deadline)
+        if known is None:
+            known = await self._find(key)
+            self.hits += known is not None
+        if known is not None:
+            yield stream_of(known)
+            return
+        self.misses += 1
+
+        async def keep(response: Response) -> None:
+            await self._keep(key, response)
+
+        async with self._lm.stream(request, timeout=_left(deadline)) as stream:
+            yield watched(stream, on_delta=_ignore, on_end=keep)
+
     def key(self, request: Request) -> str:
         """Give the key of a request to this model."""
         text = f"{self._lm.name}\n{request.fingerprint()}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+    async def _landed(
+        self, key: str, timeout: float | None, deadline: float | None
+    ) -> Response | None:
+        """Give the answer of a call that is under way; None: there is none."""
+        while (flight := self._flights.get(key)) is not None:
+            await self._wait(flight, timeout, deadline)
+            if flight.error is not None:
+                raise flight.error
+            if flight.response is not None:
+                self.hits += 1
+                return flight.response
+            # Whoever called was cancelled, or had less time: call oneself.
+        return None
+
+    async def _keep(self, key: str, response: Response) -> None:
+        body = msgspec.json.encode(response.to_json())
+        await self._store.put(key, body, self._ttl_seconds)
 
     async def _wait(
         self, flight: _Flight, timeout: float | None, deadline: float | None
@@ -137,3 +189,11 @@ class Cached:
             # Another version wrote it, or it is damaged: it will be written anew.
             _log.warning("cache_entry_unreadable", key=key, reason=str(error))
             return None
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - trio.current_time(), 0.0)
+
+
+def _ignore(delta: Delta) -> None:
+    pass

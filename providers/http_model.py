@@ -6,7 +6,6 @@ response; connections, deadline, retries, limits and errors are here.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import (
-    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
 )
@@ -53,7 +52,7 @@ from dspex.providers.streams import (
     Delta,
     ResponseStream,
 )
-from dspex.providers.telemetry import ModelSpan, model_span
+from dspex.providers.telemetry import ModelCall
 from dspex.providers.transport import Transport
 
 DEFAULT_TIMEOUT: Final = 60.0
@@ -130,7 +129,7 @@ class HTTPModel:
         seconds = self._timeout if timeout is None else timeout
         started = trio.current_time()
         history: list[Attempt] = []
-        with self._span(request, history) as span:
+        with self._call(request, history) as call:
             with trio.move_on_at(started + seconds):
                 decoded = await with_retries(
                     lambda: self._attempt(request, body),
@@ -139,8 +138,7 @@ class HTTPModel:
                     history=history,
                 )
                 response = _response(decoded, started)
-                if span is not None:
-                    span.answered(response)
+                call.answered(response)
                 return response
             raise self._timed_out(seconds, history)
 
@@ -165,7 +163,7 @@ class HTTPModel:
         started = trio.current_time()
         history: list[Attempt] = []
         opened: tuple[HTTPStream, AsyncExitStack] | None = None
-        with self._span(request, history) as span:
+        with self._call(request, history) as call:
             with trio.move_on_at(started + seconds):
                 opened = await with_retries(
                     lambda: self._open_stream(request, body),
@@ -176,8 +174,7 @@ class HTTPModel:
             if opened is None:
                 raise self._timed_out(seconds, history)
             incoming, exits = opened
-            if span is not None:
-                span.first_chunk()
+            call.first_chunk()
             async with exits:
 
                 async def more() -> Sequence[Delta]:
@@ -185,8 +182,7 @@ class HTTPModel:
                     if not deltas:
                         response = _response(incoming.decoder.result(), started)
                         stream.complete(response)
-                        if span is not None:
-                            span.answered(response)
+                        call.answered(response)
                     return deltas
 
                 stream = ResponseStream(incoming.first, more)
@@ -211,10 +207,8 @@ class HTTPModel:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._model!r} at {self._url}>"
 
-    def _span(
-        self, request: Request, history: list[Attempt]
-    ) -> AbstractContextManager[ModelSpan | None]:
-        return model_span(
+    def _call(self, request: Request, history: list[Attempt]) -> ModelCall:
+        return ModelCall(
             self._dialect.provider, self._model, self._url, request, history
         )
 

@@ -133,6 +133,45 @@ class ResponseStream:
         self._response = response
 
 
+def stream_of(response: Response) -> ResponseStream:
+    """Give the stream of an answer that is there already."""
+    deltas: list[Delta] = []
+    for number, choice in enumerate(response.choices):
+        if choice.text:
+            deltas.append(TextDelta(choice.text, number))
+        deltas.extend(
+            ToolCallDelta(index, call.arguments, call.id, call.name, number)
+            for index, call in enumerate(choice.tool_calls)
+        )
+
+    async def end() -> Sequence[Delta]:
+        stream.complete(response)
+        return ()
+
+    stream = ResponseStream(deltas, end)
+    return stream
+
+
+def watched(
+    stream: ResponseStream,
+    *,
+    on_delta: Callable[[Delta], None],
+    on_end: Callable[[Response], Awaitable[None]],
+) -> ResponseStream:
+    """Give the same stream, and tell of its deltas and of its whole response."""
+
+    async def more() -> Sequence[Delta]:
+        async for delta in stream:
+            on_delta(delta)
+            return (delta,)
+        await on_end(stream.response)
+        seen.complete(stream.response)
+        return ()
+
+    seen = ResponseStream((), more)
+    return seen
+
+
 class StreamingLM(LM, Protocol):
     """A model that can also show its answer while it writes it."""
 

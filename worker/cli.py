@@ -64,7 +64,7 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object for each run.")
     ] = False,
     lm: Annotated[
-        str, typer.Option(help="The model: embedded, or openai:MODEL.")
+        str, typer.Option(help="The model: embedded, openai:MODEL or anthropic:MODEL.")
     ] = "embedded",
     base_url: Annotated[
         str | None, typer.Option(help="Another server that speaks OpenAI's API.")

@@ -3,10 +3,13 @@
 import os
 from typing import Final
 
-from dspex.providers import LM, OpenAI
+from dspex.providers import LM, Anthropic, OpenAI
+from dspex.providers.anthropic import DEFAULT_BASE_URL as ANTHROPIC_URL
+from dspex.providers.openai import DEFAULT_BASE_URL as OPENAI_URL
 from dspex.runtime import DspexError
 
 EMBEDDED: Final = "embedded"
+_KEYS: Final = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 class UnknownLMError(DspexError):
@@ -25,16 +28,18 @@ def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:
         if base_url is not None:
             raise UnknownLMError(
                 f"--base-url {base_url} needs the model to ask there for: "
-                "--lm openai:MODEL"
+                "--lm openai:MODEL or --lm anthropic:MODEL"
             )
         return None
-    if provider != "openai" or not model:
+    if provider not in _KEYS or not model:
         raise UnknownLMError(
-            f"--lm {text!r} names no model: use embedded or openai:MODEL "
-            "(with --base-url for another server that speaks OpenAI's API)"
+            f"--lm {text!r} names no model: use embedded, openai:MODEL or "
+            "anthropic:MODEL (with --base-url for another server of that API)"
         )
-    if base_url is None:
-        return OpenAI(model, timeout=timeout)
     # A server of one's own often wants no key.
-    key = os.environ.get("OPENAI_API_KEY", "")
-    return OpenAI(model, base_url=base_url, api_key=key, timeout=timeout)
+    key = None if base_url is None else os.environ.get(_KEYS[provider], "")
+    if provider == "openai":
+        url = OPENAI_URL if base_url is None else base_url
+        return OpenAI(model, base_url=url, api_key=key, timeout=timeout)
+    url = ANTHROPIC_URL if base_url is None else base_url
+    return Anthropic(model, base_url=url, api_key=key, timeout=timeout)

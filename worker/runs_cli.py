@@ -66,7 +66,7 @@ def show_command(
 def resume_command(
     store: StoreOption,
     lm: Annotated[
-        str, typer.Option(help="The model: embedded, or openai:MODEL.")
+        str, typer.Option(help="The model: embedded, openai:MODEL or anthropic:MODEL.")
     ] = "embedded",
     base_url: Annotated[
         str | None, typer.Option(help="Another server that speaks OpenAI's API.")

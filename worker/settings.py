@@ -34,7 +34,7 @@ class WorkerSettings(BaseSettings):
     app: str = ""
     """module:attribute, or a directory of program files."""
     lm: str = "embedded"
-    """The model where the app names none: embedded, or openai:MODEL."""
+    """The model where the app names none: embedded, openai:MODEL or anthropic:MODEL."""
     base_url: str | None = None
     """Another server that speaks OpenAI's API."""
     timeout: float = Field(default=60.0, gt=0)

@@ -24,7 +24,8 @@ def worker_command(
     host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
     port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
     lm: Annotated[
-        str | None, typer.Option(help="The model: embedded, or openai:MODEL.")
+        str | None,
+        typer.Option(help="The model: embedded, openai:MODEL or anthropic:MODEL."),
     ] = None,
     base_url: Annotated[
         str | None, typer.Option(help="Another server that speaks OpenAI's API.")

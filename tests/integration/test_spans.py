@@ -2,6 +2,8 @@ from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -112,3 +114,56 @@ async def test_what_runs_inside_a_call_is_below_its_span(
         assert trace.get_current_span().get_span_context().is_valid
         await stream.read()
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    instruments = telemetry.Instruments(provider.get_meter("test"))
+    monkeypatch.setattr(telemetry, "_instruments", instruments)
+    yield reader
+    provider.shutdown()
+
+
+def points(reader: InMemoryMetricReader) -> dict[tuple[str, str], tuple[int, float]]:
+    """Count and sum, by metric and by kind of token or error."""
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    data = reader.get_metrics_data()
+    assert data is not None
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        for point in metric.data.data_points:
+            assert isinstance(point, HistogramDataPoint)
+            facts = dict(point.attributes or {})
+            assert facts["gen_ai.operation.name"] == "chat"
+            assert facts["gen_ai.provider.name"] == "openai"
+            assert facts["gen_ai.request.model"] == "gpt-4o-mini"
+            assert facts["server.address"] == "127.0.0.1"
+            kind = facts.get("gen_ai.token.type") or facts.get("error.type") or ""
+            found[metric.name, str(kind)] = (point.count, point.sum)
+    return found
+
+
+async def test_tokens_and_seconds_are_measured(
+    server: FakeProvider, measured: InMemoryMetricReader
+) -> None:
+    server.plan(
+        [Answer(usage=Usage(10, 3)), Answer(usage=Usage(20, 4)), Fail(401), Fail(401)]
+    )
+    async with client(server) as lm:
+        await lm.complete("x")
+        async with lm.stream("x") as stream:
+            await stream.read()
+        with pytest.raises(AuthenticationError):
+            await lm.complete("x")
+        with pytest.raises(AuthenticationError):
+            async with lm.stream("x"):
+                pass
+    found = points(measured)
+    seconds = "gen_ai.client.operation.duration"
+    assert found["gen_ai.client.token.usage", "input"] == (2, 30)
+    assert found["gen_ai.client.token.usage", "output"] == (2, 7)
+    assert found[seconds, ""][0] == 2
+    assert 0 < found[seconds, ""][1] < 5
+    assert found[seconds, "AuthenticationError"][0] == 2
+    assert len(found) == 4

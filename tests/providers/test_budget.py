@@ -70,3 +70,25 @@ def test_the_price_table_can_be_read() -> None:
     prices = read_prices()
     assert prices["openai:gpt-4o-mini"] == Price(0.15, 0.6, 0.075)
     assert all(price.cached <= price.input <= price.output for price in prices.values())
+
+
+async def test_a_stream_counts_what_it_took() -> None:
+    budget = Budget(tokens=1_500)
+    budgeted = Budgeted(model(), budget)
+    async with budgeted.stream("x") as stream:
+        assert (await stream.read()).usage == ANSWER.usage
+    assert budget.usage == ANSWER.usage
+    with pytest.raises(BudgetExceededError, match="1500 tokens"):
+        async with budgeted.stream("x"):
+            pass
+
+
+async def test_a_stream_left_early_is_estimated() -> None:
+    budget = Budget()
+    lm = ScriptedLM(["0123456789abcdef" * 10])
+    async with Budgeted(lm, budget).stream("x" * 4_000) as stream:
+        await anext(stream)
+        await anext(stream)
+    assert budget.requests == 1
+    assert 1_000 <= budget.usage.input_tokens < 1_100
+    assert budget.usage.output_tokens == 2

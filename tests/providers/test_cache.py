@@ -4,18 +4,25 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from dspex.providers import (
     Cached,
     CacheStore,
+    Choice,
     ConfigurationError,
     MemoryStore,
     Message,
     ProviderTimeoutError,
     Request,
+    Response,
     ServerError,
     SQLiteStore,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
 )
 from dspex.testing import ScriptedLM
 
@@ -206,3 +213,52 @@ def test_a_path_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path.write_text("this is not a database, but long enough to look at" * 10)
     with pytest.raises(ConfigurationError, match=r"not\.db"):
         SQLiteStore(path)
+
+
+async def test_a_stream_is_kept_when_it_was_read_to_its_end(store: CacheStore) -> None:
+    lm = numbered()
+    cached = Cached(lm, store)
+    async with cached.stream("x") as stream:
+        first = [delta async for delta in stream]
+    assert len(first) > 1  # as it came from the model
+    async with cached.stream("x") as again:
+        assert (await again.read()) == stream.response
+    assert await cached.complete("x") == stream.response
+    assert len(lm.requests) == 1
+    assert (cached.hits, cached.misses) == (2, 1)
+
+
+async def test_a_stream_left_early_is_not_kept(store: CacheStore) -> None:
+    lm = numbered()
+    cached = Cached(lm, store)
+    async with cached.stream("x") as stream:
+        await anext(stream)
+    async with cached.stream("x") as again:
+        assert (await again.read()).text == "answer 1"
+
+
+async def test_a_kept_answer_is_streamed_with_its_tool_calls() -> None:
+    call = ToolCall("1", "search", '{"q": 1}')
+    answer = Response((Choice("a", (call,)), Choice("b")), Usage(1, 2), "m")
+    cached = Cached(ScriptedLM([answer]), MemoryStore())
+    await cached.complete("x")
+    async with cached.stream("x") as stream:
+        deltas = [delta async for delta in stream]
+    assert deltas == [
+        TextDelta("a"),
+        ToolCallDelta(0, '{"q": 1}', "1", "search"),
+        TextDelta("b", 1),
+    ]
+    assert stream.response.choices == answer.choices
+
+
+async def test_a_stream_waits_for_a_call_under_way(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    lm = numbered(delay=10)
+    cached = Cached(lm, MemoryStore())
+    nursery.start_soon(cached.complete, "x")
+    await trio.testing.wait_all_tasks_blocked()
+    async with cached.stream("x", timeout=20) as stream:
+        assert (await stream.read()).text == "answer 0"
+    assert len(lm.requests) == 1
