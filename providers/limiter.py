@@ -200,7 +200,9 @@ class SharedLimiter:
     async def _acquire(self, tokens: int) -> "SharedPermit":
         while True:
             left = trio.current_effective_deadline() - trio.current_time()
-            left = min(_LONGEST_WAIT, max(left, 0.0))
+            # A second more than there is: the deadline itself shall end the wait, not
+            # an error of the call that comes in the same moment.
+            left = min(_LONGEST_WAIT, max(left, 0.0)) + 1.0
             ref: ActorRef[RateLimiter] = await self._registry.wait_for(self._name, left)
             try:
                 number = await ref.call(

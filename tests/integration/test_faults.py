@@ -235,11 +235,12 @@ async def test_a_thousand_cancelled_callers_leave_nothing_behind(
             ends["cancelled" if scope.cancelled_caught else "answered"] += 1
 
         async with trio.open_nursery() as nursery:
-            for _ in range(1000):
-                nursery.start_soon(ask_and_leave, chance.random() * 1.5)
+            for number in range(1000):
+                patience = 30.0 if number % 10 == 0 else chance.random() * 1.5
+                nursery.start_soon(ask_and_leave, patience)
         assert sum(ends.values()) == 1000
         assert ends["cancelled"] > 100
-        assert ends["answered"] > 10
+        assert ends["answered"] >= 100
         assert transport.statistics().busy == 0
         statistics = await limiter.call(RateLimiter.statistics)
         assert (statistics.running, statistics.waiting) == (0, 0)

@@ -177,3 +177,25 @@ async def test_callers_outlive_a_restart_of_the_limiter(
             await trio.sleep(0.5)
             ref_of(node).exit("kill")
         assert done == 5
+
+
+async def test_the_deadline_ends_a_wait_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    """Not an error of the limiter's actor that comes in the same moment."""
+    async with open_node() as node:
+        await node.start(RateLimiter(Limits(concurrency=1)), name="key")
+        limiter = SharedLimiter(node.registry, "key")
+        cancelled = 0
+
+        async def wait_in_vain() -> None:
+            nonlocal cancelled
+            with trio.move_on_after(5) as scope:
+                async with limiter.permit(1):
+                    raise AssertionError
+            cancelled += scope.cancelled_caught
+
+        async with limiter.permit(1), trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(wait_in_vain)
+        assert cancelled == 200
