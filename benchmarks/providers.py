@@ -12,6 +12,8 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from statistics import median
 
+from benchmarks._figure import figure
+
 
 class Contender:
     """One client process; a round is one line in and one out."""
@@ -85,22 +87,6 @@ def compete(
         return running
 
 
-def figure(name: str, value: float, unit: str, reach: str, against: str) -> bool:
-    """Print one figure; `reach` is like "<= 0.6"."""
-    relation, _, bound = reach.partition(" ")
-    holds = value <= float(bound) if relation == "<=" else value >= float(bound)
-    facts = {
-        "figure": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "reach": reach,
-        "against": against,
-        "holds": holds,
-    }
-    print(json.dumps(facts), flush=True)
-    return holds
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks providers")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and calls")
@@ -129,10 +115,10 @@ def measure_cpu(rounds: int) -> list[bool]:
     return [
         figure(
             "CPU per lm.complete, 0 ms server, 100 concurrent",
-            ours / theirs,
-            f"x ({ours:.0f} us; httpx {theirs:.0f} us; bare sockets {bare:.0f} us)",
-            "<= 0.6",
-            "httpx.AsyncClient.post, 10 clients x 10 connections",
+            ours,
+            "us",
+            reach="<= 0.6 x httpx",
+            against={"httpx": theirs, "sockets": bare},
         )
     ]
 
@@ -149,22 +135,14 @@ def measure_predict(rounds: int) -> list[bool]:
     ours, sync, acall = (
         ran[name].median("cpu_us") for name in ("predict", "dspy_sync", "dspy_async")
     )
-    what = "CPU per native Predict call, 0 ms server, 100 concurrent"
     return [
         figure(
-            what,
-            ours / sync,
-            f"x ({ours:.0f} us; dspy {sync:.0f} us)",
-            "<= 0.7",
-            "dspy.Predict, sync",
-        ),
-        figure(
-            what,
-            ours / acall,
-            f"x ({ours:.0f} us; dspy {acall:.0f} us)",
-            "<= 0.4",
-            "dspy.Predict.acall x 100",
-        ),
+            "CPU per native Predict call, 0 ms server, 100 concurrent",
+            ours,
+            "us",
+            reach="<= 0.7 x sync and <= 0.4 x acall",
+            against={"sync": sync, "acall": acall},
+        )
     ]
 
 
@@ -180,16 +158,20 @@ def measure_rate(rounds: int) -> list[bool]:
         )
     ours, theirs = (ran[name].median("calls_per_s") for name in ("predict", "dspy"))
     few, many = (ran[name].median("cpu_us") for name in ("at_500", "at_2000"))
-    what = "Predict calls/s, 200 ms server, 500 concurrent"
     return [
-        figure(what, ours / theirs, "x", ">= 3", f"dspy acall, {theirs:.0f}/s"),
-        figure(what, ours / 2500, "of the ideal 2,500/s", ">= 0.6", f"{ours:.0f}/s"),
         figure(
-            "CPU per lm.complete at 2,000 concurrent",
-            many / few,
-            f"x ({many:.0f} us)",
-            "<= 1.2",
-            f"at 500 concurrent ({few:.0f} us)",
+            "Predict calls/s, 200 ms server, 500 concurrent",
+            ours,
+            "1/s",
+            reach=">= 3 x acall and >= 0.6 x ideal",
+            against={"acall": theirs, "ideal": 2500},
+        ),
+        figure(
+            "CPU per lm.complete, 200 ms server, 2,000 concurrent",
+            many,
+            "us",
+            reach="<= 1.2 x at_500",
+            against={"at_500": few},
         ),
     ]
 
@@ -205,11 +187,11 @@ def measure_pool(rounds: int) -> list[bool]:
     few, many = (ran[name].median("cpu_us") for name in ("few", "many"))
     return [
         figure(
-            "CPU per call with 1,000 connections open",
-            many / few,
-            f"x ({many:.0f} us)",
-            "<= 1.2",
-            f"with 10 open ({few:.0f} us)",
+            "CPU per lm.complete with 1,000 connections open",
+            many,
+            "us",
+            reach="<= 1.2 x with_10",
+            against={"with_10": few},
         )
     ]
 
@@ -221,11 +203,11 @@ def measure_memory(rounds: int) -> list[bool]:
     (facts,) = ran["memory"].rounds
     return [
         figure(
-            f"memory after {calls:,} calls",
-            facts["late_mib"] / facts["early_mib"],
-            f"x ({facts['late_mib']:.1f} MiB)",
-            "<= 1.05",
-            f"after {calls // 10:,} calls ({facts['early_mib']:.1f} MiB)",
+            f"memory after {calls:,} calls, against a tenth of them",
+            facts["late_mib"],
+            "MiB",
+            reach="<= 1.05 x early",
+            against={"early": facts["early_mib"]},
         )
     ]
 
@@ -236,11 +218,11 @@ def measure_first_token(rounds: int) -> list[bool]:
     median_ms, p99_ms = (ran["lm"].median(name) for name in ("median_ms", "p99_ms"))
     return [
         figure(
-            "time to the first streamed token, over the server's own",
+            "time to the first streamed token over the server's own",
             median_ms,
-            f"ms (99th percentile {p99_ms:.2f} ms)",
-            "<= 2",
-            "the moment the server wrote it",
+            "ms",
+            reach="<= 2",
+            against={"p99": p99_ms},
         )
     ]
 

@@ -6,14 +6,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from dspex.providers.errors import BudgetExceededError, ConfigurationError
-from dspex.providers.lm import Capabilities
+from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import Price, read_prices
 from dspex.providers.streams import (
     Delta,
     ResponseStream,
-    StreamingLM,
     TextDelta,
+    streaming,
     watched,
 )
 
@@ -85,7 +85,7 @@ class Budget:
 class Budgeted:
     """Puts a budget before a model."""
 
-    def __init__(self, lm: StreamingLM, budget: Budget) -> None:
+    def __init__(self, lm: LM, budget: Budget) -> None:
         self._lm = lm
         self._budget = budget
 
@@ -138,6 +138,7 @@ class Budgeted:
             ProviderError: there is no answer; its subclass and attributes say why.
         """
         request = Request.of(request)
+        lm = streaming(self._lm)
         self._budget.begin(self.name)
         characters = 0
         usage: Usage | None = None
@@ -151,7 +152,7 @@ class Budgeted:
             nonlocal usage
             usage = response.usage
 
-        async with self._lm.stream(request, timeout=timeout) as stream:
+        async with lm.stream(request, timeout=timeout) as stream:
             try:
                 yield watched(stream, on_delta=count, on_end=end)
             finally:

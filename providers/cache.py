@@ -14,13 +14,13 @@ from dspex.providers.errors import (
     ProviderError,
     ProviderTimeoutError,
 )
-from dspex.providers.lm import Capabilities
+from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.streams import (
     Delta,
     ResponseStream,
-    StreamingLM,
     stream_of,
+    streaming,
     watched,
 )
 from dspex.runtime.log import get_logger
@@ -49,7 +49,7 @@ class Cached:
     """
 
     def __init__(
-        self, lm: StreamingLM, store: CacheStore, *, ttl_seconds: float | None = None
+        self, lm: LM, store: CacheStore, *, ttl_seconds: float | None = None
     ) -> None:
         self._lm = lm
         self._store = store
@@ -140,7 +140,9 @@ class Cached:
         async def keep(response: Response) -> None:
             await self._keep(key, response)
 
-        async with self._lm.stream(request, timeout=_left(deadline)) as stream:
+        async with streaming(self._lm).stream(
+            request, timeout=_left(deadline)
+        ) as stream:
             yield watched(stream, on_delta=_ignore, on_end=keep)
 
     def key(self, request: Request) -> str:

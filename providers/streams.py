@@ -4,10 +4,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
+from dspex.providers.errors import UnsupportedError
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Message, Request, Response, Usage
 from dspex.providers.sse import ServerEvent
@@ -172,6 +173,7 @@ def watched(
     return seen
 
 
+@runtime_checkable
 class StreamingLM(LM, Protocol):
     """A model that can also show its answer while it writes it."""
 
@@ -190,3 +192,20 @@ class StreamingLM(LM, Protocol):
             ProviderError: there is no answer; its subclass and attributes say why.
         """
         ...
+
+
+def streaming(lm: LM) -> StreamingLM:
+    """Give the model as one that streams.
+
+    Raises:
+        UnsupportedError: it has no streams.
+    """
+    if isinstance(lm, StreamingLM):
+        return lm
+    provider, _, model = lm.name.partition(":")
+    raise UnsupportedError(
+        "it cannot stream its answers",
+        provider=provider,
+        model=model,
+        remedy="use complete()",
+    )
