@@ -29,7 +29,8 @@ from dspex.modules.optimizers import (
     refuse_leakage,
 )
 from dspex.providers import LM
-from dspex.providers.embedded import Embedded, EmbeddedServer
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import EmbeddedServer
 from dspex.runtime import open_node
 from dspex.supervisors import ChildSpec, Supervisor
 from examples.optimize.reviews import load_reviews

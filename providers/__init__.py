@@ -5,7 +5,8 @@ from dspex.providers.breaker import Breaker, BreakerState
 from dspex.providers.budget import Budget, Budgeted
 from dspex.providers.cache import Cached
 from dspex.providers.cache_stores import CacheStore, MemoryStore, SQLiteStore
-from dspex.providers.embedded import Embedded, EmbeddedServer
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import EmbeddedServer
 from dspex.providers.errors import (
     AllModelsFailedError,
     Attempt,

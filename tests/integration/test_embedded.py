@@ -161,6 +161,44 @@ async def test_callers_do_not_notice_that_it_was_killed(node: Node) -> None:
     assert not is_running(first)
 
 
+async def test_it_is_drained_before_it_is_started_again(node: Node) -> None:
+    server = await start(node)
+    pid = await server.call(EmbeddedServer.pid)
+    long = Request((Message.user("Tell a story"),), max_tokens=40)
+    answered: list[str] = []
+
+    async def ask(kind: str) -> None:
+        response = await lm.complete(long, timeout=60)
+        assert response.usage.output_tokens > 0
+        answered.append(kind)
+
+    async with Embedded(node.registry) as lm, trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(ask, "before")
+        await trio.sleep(0.2)
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await server.call(EmbeddedServer.drain, timeout=30)
+            drained.set()
+
+        nursery.start_soon(drain)
+        await trio.sleep(0.1)
+        nursery.start_soon(ask, "after")
+        with trio.fail_after(30):
+            await drained.wait()
+        assert answered == ["before", "before"]
+        assert is_running(pid)
+        server.exit("shutdown")
+        # The one that came later has waited for the next.
+        with trio.fail_after(30):
+            while len(answered) < 3:
+                await trio.sleep(0.01)
+    assert not is_running(pid)
+    fresh = await node.registry.wait_for("embedded")
+    assert await fresh.call(EmbeddedServer.drain, timeout=5) is None
+
+
 async def test_a_hung_process_is_replaced(node: Node) -> None:
     spec = ChildSpec(
         "embedded",

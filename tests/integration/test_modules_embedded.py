@@ -6,7 +6,7 @@ import pytest
 
 from dspex.modules import ChainOfThought, JSONAdapter, Predict, ReAct, calculator
 from dspex.providers import Embedded, EmbeddedServer, MissingPackageError
-from dspex.providers.embedded import find_model, require_llama
+from dspex.providers.embedded_server import find_model, require_llama
 from dspex.runtime import open_node
 
 # A model this small does not end a string by itself.
