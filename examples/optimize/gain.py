@@ -21,7 +21,8 @@ from dspex.modules.optimizers import (
     refuse_leakage,
 )
 from dspex.providers import LM, Request
-from dspex.providers.embedded import Embedded, EmbeddedServer
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import EmbeddedServer
 from dspex.runtime import open_node
 from dspex.supervisors import ChildSpec, Supervisor
 from dspex.testing import ScriptedLM

@@ -196,7 +196,7 @@ async def test_it_is_drained_before_it_is_started_again(node: Node) -> None:
                 await trio.sleep(0.01)
     assert not is_running(pid)
     fresh = await node.registry.wait_for("embedded")
-    assert await fresh.call(EmbeddedServer.drain, timeout=5) is None
+    await fresh.call(EmbeddedServer.drain, timeout=5)  # with nothing to wait for
 
 
 async def test_a_hung_process_is_replaced(node: Node) -> None:
