@@ -10,7 +10,7 @@ from dspex.runtime.engine.journaled import read_stored
 from dspex.worker.runs_command import open_journal
 
 CHILD = Path(__file__).with_name("compile_child.py")
-DEMOS, CONCURRENCY = 4, 4
+DEMOS, CONCURRENCY, ROUNDS = 4, 4, 2
 
 
 def run_child(folder: Path, store: str, kill_at: int) -> tuple[int, str]:
@@ -59,7 +59,8 @@ async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
     assert status == 0, said
     assert finished.isdisjoint(read_asked(tmp_path))
     resumed = json.loads(said)
-    assert resumed["replayed"] >= len(finished & set(once)) > 0
+    # Kept calls of examples that ran ahead for nothing need not be asked for again.
+    assert 0 < resumed["replayed"] <= len(finished)
     same = ("demos", "score")
     assert [resumed[name] for name in same] == [whole[name] for name in same]
 
@@ -69,5 +70,5 @@ async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
     assert status == 0, said
     asked = read_asked(tmp_path)
     assert finished.isdisjoint(asked)
-    assert len(asked) <= CONCURRENCY
+    assert len(asked) <= CONCURRENCY * ROUNDS
     assert json.loads(said)["demos"] == whole["demos"]
