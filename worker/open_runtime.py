@@ -125,7 +125,7 @@ async def open_runtime(
         node = await stack.enter_async_context(
             open_node(shutdown_timeout=shutdown_timeout)
         )
-        journal = None if opened is None else Journal(opened, node.registry)
+        journal = None if opened is None else Journal(opened)
         first: list[ChildSpec] = []
         if journal is not None:
             first.append(ChildSpec(WRITER, journal.writer, name=WRITER))

@@ -36,7 +36,7 @@ class BadArgumentError(DspexError):
 async def open_journal(store: str) -> AsyncGenerator[Journal]:
     """Open a store with its writer, without a runtime."""
     async with open_store(store) as opened, open_node() as node:
-        journal = Journal(opened, node.registry)
+        journal = Journal(opened)
         await node.start(journal.writer(), name=WRITER)
         yield journal
 

@@ -80,7 +80,7 @@ class RunJournal(Protocol):
         """Keep an effect; returns when it is on disk."""
         ...
 
-    async def note(self, kind: str, body: Mapping[str, Json]) -> None:
+    def note(self, kind: str, body: Mapping[str, Json]) -> None:
         """Keep that something happened; does not wait for the disk."""
         ...
 

@@ -102,18 +102,18 @@ class _Execution:
         options = self._plan.program.options
         limit = math.inf if options.timeout is None else options.timeout
         async with trio.open_nursery() as effects_nursery:
-            deadline = trio.CancelScope(deadline=trio.current_time() + limit)
-            effect_log = EffectLog(effects_nursery, self._journal, scope=deadline)
-            with deadline:
-                async with trio.open_nursery() as nursery:
-                    self._start_ready(nursery, effect_log)
+            async with trio.open_nursery() as nursery:
+                scope = nursery.cancel_scope
+                scope.deadline = trio.current_time() + limit
+                effect_log = EffectLog(effects_nursery, self._journal, scope=scope)
+                await self._run_ready(nursery, effect_log)
             # Nobody waits for a call that is still under way here.
             effects_nursery.cancel_scope.cancel()
         if effect_log.fault is not None:
             raise RunInterruptedError(
                 self._id, effect_log.fault, tuple(effect_log.unsaved)
             ) from effect_log.fault
-        if deadline.cancelled_caught and self._error is None:
+        if scope.cancelled_caught and self._error is None:
             late = tuple(
                 record.name
                 for record in self._records.values()
@@ -131,26 +131,41 @@ class _Execution:
             self._error,
         )
 
-    def _start_ready(self, nursery: trio.Nursery, effect_log: EffectLog) -> None:
-        for name in self._order.get_ready():
-            nursery.start_soon(self._run_step, name, nursery, effect_log)
+    async def _run_ready(self, nursery: trio.Nursery, effect_log: EffectLog) -> None:
+        """Run the steps that can run now, then what they made ready, and so on.
 
-    async def _run_step(
+        One of them goes on in this task: a chain of steps needs no task for each.
+        """
+        while ready := self._order.get_ready():
+            own, *others = ready
+            for name in others:
+                nursery.start_soon(self._run_branch, name, nursery, effect_log)
+            if not await self._run_step(own, effect_log):
+                nursery.cancel_scope.cancel()
+                return
+
+    async def _run_branch(
         self, name: str, nursery: trio.Nursery, effect_log: EffectLog
     ) -> None:
+        if await self._run_step(name, effect_log):
+            await self._run_ready(nursery, effect_log)
+        else:
+            nursery.cancel_scope.cancel()
+
+    async def _run_step(self, name: str, effect_log: EffectLog) -> bool:
+        """Run a step; whether the run goes on."""
         record = self._records[name]
         try:
             problem = self._reason_to_skip(name)
             if problem is None:
                 self._results[name] = await self._run_wanted(name, record, effect_log)
             else:
-                await self._skip(name, record, problem)
+                self._skip(name, record, problem)
         except Exception as error:  # noqa: BLE001 - the run's outcome carries it
-            if effect_log.fault is not None or not await self._fail(name, error):
-                nursery.cancel_scope.cancel()
-                return
+            if effect_log.fault is not None or not self._fail(name, error):
+                return False
         self._order.done(name)
-        self._start_ready(nursery, effect_log)
+        return True
 
     def _reason_to_skip(self, name: str) -> str | None:
         for needed in self._plan.needs(name):
@@ -172,19 +187,19 @@ class _Execution:
             self._results[name] = StepResult(default)
         return f"when {condition.text!r} does not hold"
 
-    async def _skip(self, name: str, record: StepRecord, problem: str) -> None:
+    def _skip(self, name: str, record: StepRecord, problem: str) -> None:
         record.state = "skipped"
         record.error = problem
-        await self._note("step_skipped", step=name, reason=problem)
+        self._note("step_skipped", step=name, reason=problem)
 
-    async def _fail(self, name: str, error: Exception) -> bool:
+    def _fail(self, name: str, error: Exception) -> bool:
         """Take note of a failed step; whether the run goes on."""
         options = self._plan.program.steps[name].options
         record = self._records[name]
         record.state = "failed"
         record.error = describe(error)
         log.warning("step_failed", run=self._id, step=name, reason=record.error)
-        await self._note("step_failed", step=name, error=record.error)
+        self._note("step_failed", step=name, error=record.error)
         failure = StepFailedError(name, error)
         failure.__cause__ = error
         self._failures.append(failure)
@@ -203,7 +218,7 @@ class _Execution:
         started = trio.current_time()
         record.state = "running"
         record.started_at = time.time()
-        await self._note("step_started", step=name, backend=record.backend)
+        self._note("step_started", step=name, backend=record.backend)
         self._in_flight[id(record)] = StepInFlight(
             self._id, self._plan.program.name, name, record.backend, started
         )
@@ -218,7 +233,7 @@ class _Execution:
         self._check_unused(name, record, effect_log)
         record.state = "succeeded"
         record.usage = result.usage
-        await self._note("step_finished", step=name, seconds=record.seconds)
+        self._note("step_finished", step=name, seconds=record.seconds)
         return result
 
     def _check_unused(
@@ -259,9 +274,9 @@ class _Execution:
             return await work.map(inputs)
         raise StepTimeoutError(name, step.options.timeout, record.attempts)
 
-    async def _note(self, kind: str, **body: object) -> None:
+    def _note(self, kind: str, **body: object) -> None:
         if self._journal is not None:
-            await self._journal.note(kind, body)
+            self._journal.note(kind, body)
 
     def _value(self, source: Reference | Literal) -> object:
         if isinstance(source, Literal):

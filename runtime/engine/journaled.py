@@ -49,9 +49,9 @@ class JournaledRun:
             )
         )
 
-    async def note(self, kind: str, body: Mapping[str, Json]) -> None:
+    def note(self, kind: str, body: Mapping[str, Json]) -> None:
         """Keep that something happened; does not wait for the disk."""
-        await self.journal.note(AddEvent(self.fence, time.time(), kind, to_text(body)))
+        self.journal.note(AddEvent(self.fence, time.time(), kind, to_text(body)))
 
 
 def to_text(value: object) -> str:

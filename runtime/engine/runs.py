@@ -139,6 +139,8 @@ class DurableRuns(Actor):
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
         self._watch = Watch(lease_seconds)
         self._wake = trio.Event()
+        # Whether others' runs may wait in the store: then a place that is free is used.
+        self._may_find = True
 
     async def init(self) -> None:
         """Begin with nothing; what the last incarnation had is in the store."""
@@ -173,13 +175,13 @@ class DurableRuns(Actor):
         self._board.reserved.discard(row.id)
         if row.owner != self._worker:
             # Accepted for an earlier incarnation, which was buried: pending by now.
-            self._wake.set()
+            self._look_for_runs()
             return
         self._execute_soon([row])
 
     async def wake(self) -> None:
         """Look for pending runs now."""
-        self._wake.set()
+        self._look_for_runs()
 
     async def cancel(self, run: str) -> None:
         """Stop a run that the store has as cancelled."""
@@ -209,6 +211,10 @@ class DurableRuns(Actor):
 
     # Claiming
 
+    def _look_for_runs(self) -> None:
+        self._may_find = True
+        self._wake.set()
+
     async def _claim(self) -> None:
         while True:
             self._wake = trio.Event()
@@ -223,11 +229,18 @@ class DurableRuns(Actor):
         """Claim what there is room for; whether to try again at once."""
         limit = min(self._board.free, _CLAIM_AT_ONCE)
         own = self._board.own
-        if not limit or not (self._resume or own):
+        if not limit or not ((self._resume and self._may_find) or own):
             return False
         only = None if self._resume else [own[i] for i in range(min(limit, len(own)))]
-        rows = await self._journal.claim(self._worker, limit=limit, only=only)
+        # A claim that is not filled leaves none; who comes meanwhile sets it again.
+        could_find, self._may_find = self._may_find, False
+        try:
+            rows = await self._journal.claim(self._worker, limit=limit, only=only)
+        except StoreError:
+            self._may_find = could_find
+            raise
         if self._resume:
+            self._may_find |= len(rows) == limit
             claimed = {row.id for row in rows}
             while own and (own[0] in claimed or not rows):
                 own.popleft()
@@ -264,7 +277,7 @@ class DurableRuns(Actor):
             back = await self._journal.bury(dead)
             log.warning("workers_buried", workers=dead, runs=back)
         if beat.has_pending or dead:
-            self._wake.set()
+            self._look_for_runs()
 
     async def _lost(self) -> None:
         """Others took this worker for dead: its runs are theirs now."""
@@ -275,7 +288,7 @@ class DurableRuns(Actor):
             self._board.tell(run, None)
         self._interrupted.clear()
         await self._register()
-        self._wake.set()
+        self._look_for_runs()
 
     def _stop_run(self, run: str, error: Exception | None) -> None:
         scope = self._scopes.get(run)
@@ -327,7 +340,7 @@ class DurableRuns(Actor):
         # A first attempt has nothing there yet.
         is_first = row.epoch == 1 and unsaved is None
         stored = {} if is_first else await read_stored(self._journal, row.id)
-        await first.note("started", {"worker": self._worker, "epoch": row.epoch})
+        first.note("started", {"worker": self._worker, "epoch": row.epoch})
         journaled = JournaledRun(self._journal, fence, stored)
         try:
             ended = await self._execute_run(row, journaled)

@@ -25,6 +25,8 @@ not fair, so one of several busy writers may wait long."""
 
 CONNECT_SECONDS: Final = 5
 
+_PAGE_BYTES: Final = 8_192
+
 _WAL_TRIES: Final = 50
 _WAL_WAIT_SECONDS: Final = 0.1
 
@@ -113,13 +115,17 @@ def _set_up_sqlite(engine: Engine, *, writes: bool) -> None:
         # SQLAlchemy begins transactions, not the driver.
         connection.isolation_level = None
         if writes:
+            # Of a new file only. Prompts and answers seldom fit the usual 4 KiB, and
+            # what overflows a page costs pages of its own.
+            connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
             _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
     def on_begin(connection: Any) -> None:  # Any: SQLAlchemy's Connection
         # A write transaction that begins as a read one cannot wait for its turn.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver = connection.connection.driver_connection
+        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
@@ -140,15 +146,16 @@ def _use_wal(connection: Any) -> None:  # Any: as above
 
 
 @contextmanager
-def faults(url: URL) -> Generator[None]:
+def faults(engine: Engine) -> Generator[None]:
     """Turn the database's own errors into StoreError."""
+    driver: type[Exception] = engine.dialect.loaded_dbapi.Error
     try:
         yield
-    except SQLAlchemyError as error:
-        raise _translate(url, error) from error
+    except (SQLAlchemyError, driver) as error:
+        raise _translate(engine.url, error) from error
 
 
-def _translate(url: URL, error: SQLAlchemyError) -> StoreError:
+def _translate(url: URL, error: Exception) -> StoreError:
     cause = getattr(error, "orig", None) or error
     code = str(
         getattr(cause, "sqlite_errorname", None)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +11,6 @@ from typing import Any, Final, Protocol, TypeVar, cast
 import msgspec
 import trio
 
-from dspex.runtime import (
-    ActorRef,
-    CalleeExitedError,
-    CallTimeoutError,
-    NoProcessError,
-)
 from dspex.runtime.journal.errors import StoreBusyError
 from dspex.runtime.journal.records import (
     Beat,
@@ -27,6 +21,11 @@ from dspex.runtime.journal.records import (
     RunRow,
     RunState,
     WorkerIdentity,
+)
+from dspex.runtime.journal.write_queue import (
+    WriteQueue,
+    WriterGoneError,
+    WriteTimeoutError,
 )
 from dspex.runtime.journal.writer import JournalWriter
 from dspex.runtime.journal.writes import (
@@ -42,7 +41,6 @@ from dspex.runtime.journal.writes import (
     SendBeat,
     Write,
 )
-from dspex.runtime.registry import NameWaitTimeoutError, Registry
 
 T = TypeVar("T")
 
@@ -86,15 +84,15 @@ class BlockingStore(Protocol):
 class Journal:
     """What was accepted and finished, on disk.
 
-    Writes go through the actor named `WRITER`, a `writer()` that a supervisor keeps
-    alive: a write that its death left without an answer is asked for again.
+    Writes are committed by the actor named `WRITER`, a `writer()` that a supervisor
+    keeps alive: a write that its death left without an answer is asked for again.
     """
 
-    def __init__(self, store: BlockingStore, registry: Registry) -> None:
+    def __init__(self, store: BlockingStore) -> None:
         self.store = store
-        self.limiter = trio.CapacityLimiter(1)
+        self._queue = WriteQueue()
+        self._writers = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(4)
-        self._registry = registry
 
     @property
     def name(self) -> str:
@@ -103,7 +101,7 @@ class Journal:
 
     def writer(self) -> JournalWriter:
         """Give a new incarnation of the writer, for a supervisor to start."""
-        return JournalWriter(self.store, self.limiter)
+        return JournalWriter(self.store, self._queue, self._writers)
 
     async def write(self, write: Write) -> Any:  # Any: as the write's docstring says
         """Give the answer to a write when it is on disk.
@@ -115,15 +113,11 @@ class Journal:
         """
         deadline = trio.current_time() + WRITE_SECONDS
         while True:
-            left = deadline - trio.current_time()
             try:
-                ref: ActorRef[JournalWriter] = await self._registry.wait_for(
-                    WRITER, left
-                )
-                return await ref.call(JournalWriter.write, write, timeout=left)
-            except (CalleeExitedError, NoProcessError):
+                return await self._queue.ask(write, deadline)
+            except WriterGoneError:
                 continue
-            except (CallTimeoutError, NameWaitTimeoutError) as error:
+            except WriteTimeoutError as error:
                 raise StoreBusyError(
                     self.name, f"no answer to a write within {WRITE_SECONDS:g} s"
                 ) from error
@@ -214,12 +208,9 @@ class Journal:
         write = ClaimRuns(owner, limit, time.time(), those)
         return cast("list[RunRow]", await self.write(write))
 
-    async def note(self, write: AddEvent) -> None:
-        """Add an event; does not wait for the disk, and loses it with the writer."""
-        ref: ActorRef[JournalWriter] | None = self._registry.whereis(WRITER)
-        if ref is not None:
-            with suppress(NoProcessError):
-                await ref.cast(JournalWriter.write, write)
+    def note(self, write: AddEvent) -> None:
+        """Add an event with the next commit, or soon: nobody waits for it."""
+        self._queue.note(write)
 
     async def release(self, owner: str, runs: Sequence[str]) -> None:
         """Give runs back, to be claimed by any worker."""

@@ -1,11 +1,11 @@
 """Store: the database behind the journal, as threads see it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from dspex.runtime.journal.apply import Answer, apply_writes
 from dspex.runtime.journal.connect import connect, faults, store_url
@@ -22,6 +22,10 @@ T = TypeVar("T")
 READERS: Final = 4
 """Connections that read, apart from the one that writes."""
 
+# What a row is refused with, whatever else is in the batch: by SQLAlchemy and by the
+# drivers, whose classes of these names are classes apart.
+_BAD_ROWS: Final = {"IntegrityError", "DataError", "ProgrammingError"}
+
 
 class Store:
     """One database; every method blocks, and is to be called from a thread."""
@@ -29,6 +33,7 @@ class Store:
     def __init__(self, store: str | Path) -> None:
         self.url = store_url(store)
         self.engine = connect(self.url, writes=True, connections=1)
+        self._writer: Connection | None = None
         self._readers = connect(self.url, writes=False, connections=READERS)
 
     @property
@@ -42,7 +47,7 @@ class Store:
         Raises:
             StoreError: the database cannot be used; says why, and what to do.
         """
-        with faults(self.url), self.engine.begin() as connection:
+        with faults(self.engine), self.engine.begin() as connection:
             migrate(
                 connection,
                 newer=lambda problem: StoreVersionError(self.name, problem),
@@ -56,16 +61,36 @@ class Store:
             StoreError: nothing was written.
         """
         try:
-            with faults(self.url), self.engine.begin() as connection:
+            with faults(self.engine), self._transaction() as connection:
                 return apply_writes(connection, writes)
         except StoreError as error:
-            bad_row = isinstance(
-                error.__cause__, IntegrityError | DataError | ProgrammingError
-            )
-            if not bad_row or len(writes) == 1:
+            if not _is_bad_row(error.__cause__) or len(writes) == 1:
                 raise
         # One of them is at fault: the others must not suffer.
         return [self._write_alone(write) for write in writes]
+
+    @contextmanager
+    def _transaction(self) -> Generator[Connection]:
+        if self.engine.dialect.name != "sqlite":
+            # From the pool, which looks whether the server is still there.
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        if self._writer is None:
+            self._writer = self.engine.connect()
+        try:
+            with self._writer.begin():
+                yield self._writer
+        except BaseException:
+            # What a fault leaves of a connection is not used again.
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the connection that writes back; the next write takes one again."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _write_alone(self, write: Write) -> Answer:
         try:
@@ -79,10 +104,15 @@ class Store:
         Raises:
             StoreError: the database cannot be read.
         """
-        with faults(self.url), self._readers.begin() as connection:
+        with faults(self._readers), self._readers.begin() as connection:
             return query(connection)
 
     def close(self) -> None:
         """Close every connection."""
+        self.release()
         self.engine.dispose()
         self._readers.dispose()
+
+
+def _is_bad_row(cause: BaseException | None) -> bool:
+    return not _BAD_ROWS.isdisjoint(kind.__name__ for kind in type(cause).__mro__)

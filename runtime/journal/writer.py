@@ -1,17 +1,14 @@
-"""JournalWriter: the one task that writes to the store, many writes a commit."""
+"""JournalWriter: the one actor that writes to the store, many writes a commit."""
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
-from dspex.runtime import Actor, Deferred
+from dspex.runtime import Actor
 from dspex.runtime.journal.errors import StoreError
+from dspex.runtime.journal.write_queue import PendingWrite, WriteQueue
 from dspex.runtime.journal.writes import Write
-
-MAX_BATCH: Final = 1_000
-MAX_QUEUE: Final = 4 * MAX_BATCH
 
 
 class WritableStore(Protocol):
@@ -23,68 +20,45 @@ class WritableStore(Protocol):
 
 
 class JournalWriter(Actor):
-    """Writes what lies in its queue with one commit, and then what has come since.
+    """Writes what lies in the queue with one commit, and then what has come since.
 
     An answer means that the write is on disk. When the store cannot be written, the
     callers get the StoreError and the writer lives on: it tries with the next batch.
-    With MAX_QUEUE writes waiting it takes no more: callers wait at its mailbox.
     """
 
-    def __init__(self, store: WritableStore, limiter: trio.CapacityLimiter) -> None:
+    def __init__(
+        self, store: WritableStore, queue: WriteQueue, limiter: trio.CapacityLimiter
+    ) -> None:
         self._store = store
+        self._queue = queue
         # Shared by all incarnations: a killed one's commit ends before the next.
         self._limiter = limiter
-        self._queue: deque[tuple[Write, Deferred[object]]] = deque()
-        self._is_writing = False
-        self._has_room = trio.Event()
 
-    async def write(self, write: Write) -> Deferred[object]:
-        """Write it; the answer comes when it is on disk.
-
-        Raises:
-            StoreError: it could not be written.
-            DspexError: its own answer, such as LeaseLostError.
-        """
-        while len(self._queue) >= MAX_QUEUE:
-            self._has_room = trio.Event()
-            await self._has_room.wait()
-        answer: Deferred[object] = self.deferred()
-        self._queue.append((write, answer))
-        if not self._is_writing:
-            self._is_writing = True
-            self.spawn(self._write_all)
-        return answer
+    async def init(self) -> None:
+        """Begin to write."""
+        self._queue.open(self.ref.port.timers)
+        self.spawn(self._write_all)
 
     async def _write_all(self) -> None:
         try:
-            while self._queue:
-                await self._let_others_in()
-                size = min(len(self._queue), MAX_BATCH)
-                batch = [self._queue.popleft() for _ in range(size)]
-                self._has_room.set()
-                await self._commit(batch)
+            while True:
+                await self._commit(await self._queue.take())
         finally:
-            self._is_writing = False
+            self._queue.close()
 
-    async def _let_others_in(self) -> None:
-        # Whoever is about to write anyway shall be in this commit.
-        size = 0
-        while size < len(self._queue) < MAX_BATCH:
-            size = len(self._queue)
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-
-    async def _commit(self, batch: list[tuple[Write, Deferred[object]]]) -> None:
+    async def _commit(self, batch: list[PendingWrite]) -> None:
         try:
             answers = await trio.to_thread.run_sync(
-                self._store.write, [write for write, _ in batch], limiter=self._limiter
+                self._store.write,
+                [pending.write for pending in batch],
+                limiter=self._limiter,
             )
         except StoreError as error:
-            for _, waiting in batch:
-                waiting.fail(error)
+            for pending in batch:
+                pending.fail(error)
             return
-        for answer, (_, waiting) in zip(answers, batch, strict=True):
+        for answer, pending in zip(answers, batch, strict=True):
             if isinstance(answer, Exception):
-                waiting.fail(answer)
+                pending.fail(answer)
             else:
-                waiting.reply(answer)
+                pending.reply(answer)

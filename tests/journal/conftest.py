@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def opened(store: Path | str) -> AsyncGenerator[tuple[Journal, Node]]:
     async with open_store(store) as opened_store, open_node() as node:
-        journal = Journal(opened_store, node.registry)
+        journal = Journal(opened_store)
         writer = ChildSpec(WRITER, journal.writer, name=WRITER)
         await node.start(Supervisor([writer], intensity=100), name="root")
         yield journal, node

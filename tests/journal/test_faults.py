@@ -29,12 +29,14 @@ FENCE = Fence("r", "w", 1)
 
 def fill(store: Store) -> None:
     """Allow the file no page more than it has."""
+    store.release()
     with store.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
 
 def empty(store: Store) -> None:
+    store.release()
     with store.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
 

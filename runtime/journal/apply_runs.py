@@ -1,0 +1,190 @@
+"""Applying writes of runs: accepted, claimed, given back, ended, forgotten."""
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from dspex.runtime.journal import schema
+from dspex.runtime.journal.fences import Answer, Fences
+from dspex.runtime.journal.reads import run_row
+from dspex.runtime.journal.records import FINISHED, UNFINISHED, RunRow
+from dspex.runtime.journal.statements import execute, query, statements
+from dspex.runtime.journal.writes import (
+    AcceptRun,
+    CancelRun,
+    ClaimRuns,
+    FinishRun,
+    PruneRuns,
+    ReleaseRuns,
+)
+
+
+def accept_runs(
+    connection: Connection, writes: Sequence[AcceptRun], _: Fences
+) -> list[Answer]:
+    """Keep new runs; tell of each whether it is there as its owner's."""
+    sql = statements(connection)
+    ids = sql.ids([write.id for write in writes])
+    known = {row[0]: row[1] for row in query(connection, sql.owners, ids)}
+    answers: list[Answer] = []
+    rows: list[tuple[object, ...]] = []
+    events: list[tuple[object, ...]] = []
+    for write in writes:
+        owner, at = write.owner, write.accepted_at
+        if write.id in known:
+            answers.append(owner is not None and known[write.id] == owner)
+            continue
+        known[write.id] = owner
+        answers.append(True)
+        rows.append(
+            (
+                write.id,
+                write.program,
+                write.version,
+                "pending" if owner is None else "running",
+                write.inputs,
+                write.options,
+                owner,
+                0 if owner is None else 1,
+                at,
+                None if owner is None else at,
+            )
+        )
+        body = json.dumps({"program": write.program})
+        events.append((write.id, at, "accepted", body))
+    if rows:
+        execute(connection, sql.insert_run, rows)
+        execute(connection, sql.insert_event, events)
+    return answers
+
+
+def finish_runs(
+    connection: Connection, writes: Sequence[FinishRun], fences: Fences
+) -> list[Answer]:
+    """End runs, each whose fence holds."""
+    sql = statements(connection)
+    answers: list[Answer] = []
+    rows: list[tuple[object, ...]] = []
+    events: list[tuple[object, ...]] = []
+    for write in writes:
+        run, at = write.fence.run, write.finished_at
+        problem = fences.problem(write.fence)
+        if problem is not None and fences.has_ended(write.fence, write.state):
+            answers.append(None)
+            continue
+        answers.append(problem)
+        if problem is not None:
+            continue
+        rows.append(
+            (write.state, write.outputs, write.error, write.steps, None, at, run)
+        )
+        body = json.dumps({"status": write.state, "error": write.error})
+        events.append((run, at, "finished", body))
+        if not write.keep_bodies:
+            connection.execute(
+                update(schema.effect)
+                .where(schema.effect.c.run == run)
+                .values(request=None, response=None)
+            )
+    if rows:
+        execute(connection, sql.finish_run, rows)
+        execute(connection, sql.insert_event, events)
+    return answers
+
+
+def release_runs(
+    connection: Connection, writes: Sequence[ReleaseRuns], _: Fences
+) -> list[Answer]:
+    """Give runs back, to be claimed by any worker."""
+    run = schema.run.c
+    for write in writes:
+        connection.execute(
+            update(schema.run)
+            .where(
+                run.id.in_(write.runs),
+                run.owner == write.owner,
+                run.state == "running",
+            )
+            .values(owner=None, state="pending")
+        )
+    return [None] * len(writes)
+
+
+def claim_runs(
+    connection: Connection, writes: Sequence[ClaimRuns], _: Fences
+) -> list[Answer]:
+    """Give pending runs to workers; give the rows."""
+    return [_claim(connection, write) for write in writes]
+
+
+def _claim(connection: Connection, write: ClaimRuns) -> list[RunRow]:
+    run = schema.run.c
+    # Who was buried, or never registered, would keep a run that nobody looks after.
+    known = select(schema.worker.c.id).where(schema.worker.c.id == write.owner)
+    if connection.scalar(known.with_for_update()) is None:
+        return []
+    free = (
+        select(run.id)
+        .where(run.state == "pending")
+        .order_by(run.accepted_at, run.id)
+        .limit(write.limit)
+        .with_for_update(skip_locked=True)
+    )
+    if write.only is not None:
+        free = free.where(run.id.in_(write.only))
+    ids = list(connection.scalars(free))
+    if not ids:
+        return []
+    connection.execute(
+        update(schema.run)
+        .where(run.id.in_(ids))
+        .values(
+            owner=write.owner,
+            state="running",
+            epoch=run.epoch + 1,
+            started_at=func.coalesce(run.started_at, write.at),
+        )
+    )
+    rows = connection.execute(
+        select(schema.run).where(run.id.in_(ids)).order_by(run.accepted_at, run.id)
+    )
+    return [run_row(row) for row in rows.mappings()]
+
+
+def _insert_event(
+    connection: Connection, run: str, at: float, kind: str, body: dict[str, object]
+) -> None:
+    values = {"run": run, "at": at, "kind": kind, "body": json.dumps(body)}
+    connection.execute(insert(schema.event), values)
+
+
+def cancel_runs(
+    connection: Connection, writes: Sequence[CancelRun], _: Fences
+) -> list[Answer]:
+    """Cancel runs; give the state that each has now."""
+    run = schema.run.c
+    answers: list[Answer] = []
+    for write in writes:
+        done = connection.execute(
+            update(schema.run)
+            .where(run.id == write.id, run.state.in_(UNFINISHED))
+            .values(state="cancelled", owner=None, finished_at=write.at)
+        )
+        if done.rowcount:
+            body: dict[str, object] = {"status": "cancelled", "error": None}
+            _insert_event(connection, write.id, write.at, "finished", body)
+        answers.append(connection.scalar(select(run.state).where(run.id == write.id)))
+    return answers
+
+
+def prune_runs(
+    connection: Connection, writes: Sequence[PruneRuns], _: Fences
+) -> list[Answer]:
+    """Forget finished runs; give how many."""
+    run = schema.run.c
+    answers: list[Answer] = []
+    for write in writes:
+        old = run.state.in_(FINISHED) & (run.finished_at < write.before)
+        answers.append(connection.execute(delete(schema.run).where(old)).rowcount)
+    return answers

@@ -1,0 +1,142 @@
+"""Statements: the SQL of the busiest writes, compiled once for each database.
+
+SQLAlchemy builds a statement, its parameters and its result anew at each execution,
+which costs more than SQLite takes to insert the row. These are plain text, and go to
+the driver with tuples.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Dialect,
+    Table,
+    Text,
+    Update,
+    any_,
+    bindparam,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql import ClauseElement
+
+from dspex.runtime.journal import schema
+
+ACCEPTED: Final = (
+    "id",
+    "program",
+    "version",
+    "state",
+    "inputs",
+    "options",
+    "owner",
+    "epoch",
+    "accepted_at",
+    "started_at",
+)
+"""The columns of a run that is new, in the order of `insert_run`."""
+
+
+class Statements:
+    """The statements for one dialect; parameters are in the order of the columns."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        is_sqlite = dialect.name == "sqlite"
+        # Any: their classes differ in what they are called with.
+        self._dialect: Any = type(dialect)(
+            paramstyle="qmark" if is_sqlite else "format"
+        )
+        self._new: Any = sqlite.insert if is_sqlite else postgresql.insert
+        self.insert_effect = self._insert(schema.effect)
+        self.insert_run = self._insert(schema.run, ACCEPTED)
+        self.insert_event = self._insert(schema.event, ("run", "at", "kind", "body"))
+        self.finish_run = self._text(_finish_run(), (*_FINISHED, "run_id"))
+        self.lock_runs = self._text(_lock_runs(is_sqlite=is_sqlite), ("ids",))
+        self.owners = self._text(_owners(is_sqlite=is_sqlite), ("ids",))
+        self._is_sqlite = is_sqlite
+
+    def ids(self, ids: Sequence[str]) -> tuple[object]:
+        """Give the parameter for a list of ids."""
+        return (msgspec.json.encode(ids).decode() if self._is_sqlite else list(ids),)
+
+    def _insert(self, table: Table, columns: Sequence[str] | None = None) -> str:
+        names = tuple(columns or (column.name for column in table.columns))
+        values = {name: bindparam(name) for name in names}
+        return self._text(
+            self._new(table).values(values).on_conflict_do_nothing().inline(), names
+        )
+
+    def _text(self, statement: ClauseElement, order: Sequence[str]) -> str:
+        compiled: Any = statement.compile(dialect=self._dialect)
+        if tuple(compiled.positiontup) != tuple(order):
+            raise AssertionError(compiled.positiontup)
+        return str(compiled)
+
+
+@cache
+def _of(dialect: Dialect) -> Statements:
+    return Statements(dialect)
+
+
+def query(
+    connection: Connection, sql: str, parameters: Sequence[object]
+) -> list[tuple[Any, ...]]:  # Any: columns
+    """Give the rows of a statement."""
+    cursor = _driver(connection).execute(sql, parameters)
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+def execute(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> None:
+    """Execute a statement once for each row of parameters."""
+    cursor = _driver(connection).cursor()
+    try:
+        cursor.executemany(sql, rows)
+    finally:
+        cursor.close()
+
+
+def _driver(connection: Connection) -> Any:  # Any: sqlite3's, or psycopg's
+    return connection.connection.driver_connection
+
+
+def statements(connection: Connection) -> Statements:
+    """Give the statements for a connection's database."""
+    return _of(connection.dialect)
+
+
+_FINISHED: Final = ("state", "outputs", "error", "steps", "owner", "finished_at")
+
+
+def _finish_run() -> Update:
+    return (
+        update(schema.run)
+        .where(schema.run.c.id == bindparam("run_id"))
+        .values({name: bindparam(name) for name in _FINISHED})
+    )
+
+
+def _lock_runs(*, is_sqlite: bool) -> ClauseElement:
+    columns = schema.run.c
+    query = select(columns.id, columns.owner, columns.epoch, columns.state)
+    # Sorted, so that two workers lock in one order.
+    return query.where(_in(is_sqlite=is_sqlite)).order_by(columns.id).with_for_update()
+
+
+def _owners(*, is_sqlite: bool) -> ClauseElement:
+    columns = schema.run.c
+    return select(columns.id, columns.owner).where(_in(is_sqlite=is_sqlite))
+
+
+def _in(*, is_sqlite: bool) -> Any:  # Any: a condition
+    given: Any = bindparam("ids", type_=Text if is_sqlite else ARRAY(Text))
+    if is_sqlite:
+        values = func.json_each(given).table_valued("value")
+        return schema.run.c.id.in_(select(values.c.value))
+    return schema.run.c.id == any_(given)

@@ -1,0 +1,170 @@
+"""WriteQueue: what waits for the store's writer, and who waits for the answers."""
+
+from collections import deque
+from typing import Final
+
+import trio
+from outcome import Error, Value
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from dspex.runtime.errors import DspexError
+from dspex.runtime.journal.writes import Write
+from dspex.runtime.timers import Timer, Timers
+
+MAX_BATCH: Final = 1_000
+MAX_QUEUE: Final = 4 * MAX_BATCH
+
+NOTE_SECONDS: Final = 0.1
+"""How long a write that nobody waits for may wait for one that somebody does."""
+
+
+class WriterGoneError(DspexError):
+    """The writer died with the answer unknown: ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("the journal's writer died with the answer unknown")
+
+
+class WriteTimeoutError(DspexError):
+    """No answer came in time."""
+
+    def __init__(self) -> None:
+        super().__init__("no answer came from the journal's writer")
+
+
+class PendingWrite:
+    """A write in the queue or under way, and the task that waits for its answer."""
+
+    __slots__ = ("settled", "task", "write")
+
+    def __init__(self, write: Write, task: Task | None) -> None:
+        self.write = write
+        self.task = task
+        self.settled = task is None
+
+    def reply(self, value: object) -> None:
+        """Answer who waits, if somebody still does."""
+        if not self.settled and self.task is not None:
+            self.settled = True
+            reschedule(self.task, Value(value))
+
+    def fail(self, error: BaseException) -> None:
+        """Raise in who waits, if somebody still does."""
+        if not self.settled and self.task is not None:
+            self.settled = True
+            reschedule(self.task, Error(error))
+
+    def expire(self) -> None:
+        """Tell who waits that the time is over; the write may still be made."""
+        self.fail(WriteTimeoutError())
+
+    def abandon(self, _: object) -> Abort:
+        """Nobody waits any more; the write is made all the same."""
+        self.settled = True
+        return Abort.SUCCEEDED
+
+
+class WriteQueue:
+    """Writes on their way to the one task that commits them, many at a time.
+
+    One step in it costs a few microseconds: no task, no cancel scope, no message.
+    With MAX_QUEUE writes waiting it takes no more: who asks waits for room.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[PendingWrite] = deque()
+        self._taken: list[PendingWrite] = []
+        self._reader: Task | None = None
+        self._is_due = False
+        self._flush: Timer | None = None
+        self._timers: Timers | None = None
+        self._opened = trio.Event()
+        self._has_room = trio.Event()
+
+    # Those who write
+
+    async def ask(self, write: Write, deadline: float) -> object:
+        """Give the answer to a write, which comes when it is on disk.
+
+        Raises:
+            WriteTimeoutError: there was none by the deadline.
+            WriterGoneError: the writer died; ask again.
+            Exception: the write's own.
+        """
+        while self._timers is None or len(self._waiting) >= MAX_QUEUE:
+            event = self._opened if self._timers is None else self._has_room
+            with trio.CancelScope(deadline=deadline) as scope:
+                await event.wait()
+            if scope.cancelled_caught:
+                raise WriteTimeoutError
+        pending = PendingWrite(write, current_task())
+        self._timers.add(deadline, pending)
+        self._waiting.append(pending)
+        self._wake()
+        return await wait_task_rescheduled(pending.abandon)
+
+    def note(self, write: Write) -> None:
+        """Have a write made with the next commit, or soon; nobody hears of it.
+
+        It is dropped when the queue is full.
+        """
+        if len(self._waiting) >= MAX_QUEUE:
+            return
+        self._waiting.append(PendingWrite(write, None))
+        if self._flush is None and self._timers is not None and not self._is_due:
+            self._flush = Timer(self._wake)
+            self._timers.add(self._timers.now() + NOTE_SECONDS, self._flush)
+
+    # The one who commits
+
+    def open(self, timers: Timers) -> None:
+        """Begin to take writes; `timers` ends the waits that take too long."""
+        self._timers = timers
+        self._is_due = bool(self._waiting)
+        self._opened.set()
+
+    def close(self) -> None:
+        """Tell all who wait that the writer is gone."""
+        self._timers = None
+        self._reader = None
+        self._flush = None
+        self._opened = trio.Event()
+        for pending in (*self._taken, *self._waiting):
+            pending.fail(WriterGoneError())
+        # What was only noted has nobody who could ask again.
+        self._waiting = deque(it for it in self._waiting if it.task is None)
+        self._taken = []
+        self._has_room.set()
+
+    async def take(self) -> list[PendingWrite]:
+        """Wait for writes, and give as many as one commit should have."""
+        while not self._is_due:
+            self._reader = current_task()
+            await wait_task_rescheduled(self._stop_reading)
+        # Whoever is about to write anyway shall be in this commit.
+        size = 0
+        while size < len(self._waiting) < MAX_BATCH:
+            size = len(self._waiting)
+            await trio.lowlevel.checkpoint()
+        if len(self._waiting) <= MAX_BATCH:
+            self._taken = list(self._waiting)
+            self._waiting.clear()
+        else:
+            self._taken = [self._waiting.popleft() for _ in range(MAX_BATCH)]
+        self._is_due = bool(self._waiting)
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        self._has_room.set()
+        self._has_room = trio.Event()
+        return self._taken
+
+    def _wake(self) -> None:
+        self._is_due = True
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            reschedule(reader)
+
+    def _stop_reading(self, _: object) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
