@@ -1,14 +1,20 @@
 """Workers are killed at random moments: is any run lost, any finished call repeated?
 
-`python -m benchmarks chaos [--kills 50] [--runs 200] [--workers 1] [--python]
-[--store URL] [--stop SECONDS]` serves a fake provider that counts the answers it gave
-in full, starts workers on one store, kills one of them at random moments and starts
-another. It prints one JSON line; status 1 unless every run succeeded and no call whose
-answer was in the journal at a kill was made again.
+`python -m benchmarks chaos [--kills 50] [--runs 200] [--workers 1] [--postgres]
+[--stop SECONDS]` serves a fake provider that counts the answers it gave in full by
+fingerprint, starts workers on one store, kills one of them at random moments and starts
+another. The program has native steps, a ReAct agent, a map and a step of the real dspy.
+`--inside` leaves the worker alive and kills what it is made of; with `--embedded` it
+runs a smaller program on the embedded model, which is killed too.
+
+It prints its figures; status 1 unless every run succeeded and no call whose answer was
+in the journal at a kill was made again.
 """
 
 import argparse
+import hashlib
 import json
+import logging
 import os
 import random
 import signal
@@ -17,12 +23,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
+from benchmarks._chaos_inside import torment_inside
+from benchmarks._figure import figure
 from dspex.providers import ToolCall
 from dspex.runtime.journal.store import Store
 from dspex.testing import Action, Answer, ProviderRequest, open_fake_provider
@@ -51,7 +61,7 @@ class Counted:
 
     async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
         keep = await self.answer.run(request, exchange)
-        self.provider.completed[key_of(request.json["messages"])] += 1
+        self.provider.completed[fingerprint(request.json["messages"])] += 1
         return keep
 
 
@@ -69,9 +79,10 @@ def _answer(body: dict[str, Any], slowest: float) -> Answer:  # Any: JSON
     return Answer(json.dumps(dict.fromkeys(schema["properties"], "text")), delay=delay)
 
 
-def key_of(messages: list[dict[str, Any]]) -> str:  # Any: JSON
-    """Give a request's key: the same from the wire and from the store."""
-    return json.dumps([(it["role"], it.get("content") or "") for it in messages])
+def fingerprint(messages: list[dict[str, Any]]) -> str:  # Any: JSON
+    """Give a request's fingerprint: the same from the wire and from the store."""
+    text = json.dumps([(it["role"], it.get("content") or "") for it in messages])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def journaled(store: Store) -> set[str]:
@@ -80,7 +91,7 @@ def journaled(store: Store) -> set[str]:
 
     query = text("SELECT request FROM effect WHERE kind = 'model'")
     rows = store.read(lambda connection: list(connection.scalars(query)))
-    return {key_of(json.loads(row)["messages"]) for row in rows}
+    return {fingerprint(json.loads(row)["messages"]) for row in rows}
 
 
 def states(store: Store) -> Counter[str]:
@@ -183,11 +194,33 @@ async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
     }
 
 
+def _report(figures: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Print the figures; whether they are what is promised."""  # Any: JSON
+    print(json.dumps(figures), flush=True)
+    name = figures["figure"]
+    good = figure(
+        f"{name}_succeeded",
+        figures["succeeded"],
+        "runs",
+        reach=f">= {options.runs}",
+        against={"kills": figures["kills"]},
+    )
+    good &= figure(f"{name}_lost", figures["lost"], "runs", reach="<= 0")
+    return good & figure(
+        f"{name}_finished_calls_repeated",
+        figures["finished_calls_repeated"],
+        "calls",
+        reach="<= 0",
+        against={"calls": figures["calls"]},
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Torment a store and print what came of it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks chaos")
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="3 kills, 24 runs")
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--lease", type=float, default=3.0)
@@ -195,14 +228,31 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--every", type=float, nargs=2, default=(0.5, 4.0))
     parser.add_argument("--delay", type=float, default=0.5, help="slowest answer")
     parser.add_argument("--timeout", type=float, default=1_800.0)
-    parser.add_argument("--python", action="store_true", help="with a dspy step")
+    parser.add_argument("--inside", action="store_true", help="kill parts, not workers")
+    parser.add_argument("--embedded", action="store_true", help="with --inside")
     parser.add_argument(
-        "--store", default="", help="a URL; else a file that is removed"
+        "--no-python", dest="python", action="store_false", help="without a dspy step"
     )
+    parser.add_argument(
+        "--postgres", action="store_true", help="on a server of its own"
+    )
+    parser.add_argument("--store", default="", help="a URL; else a file of its own")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    options.kills = options.kills or (3 if options.quick else 50)
+    options.runs = options.runs or (24 if options.quick else 200)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        if options.postgres:
+            from tests.integration.postgres_server import postgres_server
+
+            options.store = stack.enter_context(postgres_server())
         options.store = options.store or os.path.join(folder, "chaos.db")
-        figures = trio.run(torment, options)
-    print(json.dumps(figures), flush=True)
-    good = figures["succeeded"] == options.runs
-    return 0 if good and not figures["finished_calls_repeated"] else 1
+        if options.inside:
+            structlog.configure(
+                wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+            )
+            provider = Provider(options.delay)
+            figures = trio.run(torment_inside, options, provider.choose)
+        else:
+            figures = trio.run(torment, options)
+        return 0 if _report(figures, options) else 1

@@ -5,7 +5,7 @@ interleaved rounds on one file system. The bare commit inserts the same row into
 same table, indexes and settings included, and checks no fence.
 
 The figures named `slow_commit` are the same with a commit that takes SLOW_SECONDS
-longer on both sides: a sleep stands for a disk whose flush is not as fast as this one's.
+longer on both sides: a sleep stands in for a disk that is slower to flush.
 """
 
 import argparse

@@ -15,9 +15,12 @@ ROOT = Path(__file__).parents[2]
     "harm",
     [
         ("--kills", "3", "--workers", "1"),
-        ("--kills", "3", "--workers", "2"),
+        ("--kills", "3", "--workers", "2", "--no-python"),
         # Stopped for longer than its lease, then continued: its writes are refused.
-        ("--kills", "1", "--workers", "2", "--stop", "4", "--lease", "1"),
+        (
+            *("--kills", "1", "--workers", "2", "--stop", "4", "--lease", "1"),
+            "--no-python",
+        ),
     ],
     ids=["killed", "one of two killed", "stopped and continued"],
 )
@@ -33,10 +36,32 @@ async def test_harmed_workers_lose_no_run_and_repeat_no_finished_call(
         check=False,
     )
     assert done.returncode == 0, done.stdout.decode()
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = next(
+        json.loads(it) for it in done.stdout.splitlines() if b'"kills"' in it
+    )
     assert figures["succeeded"] == 24
     assert figures["lost"] == 0
     assert figures["kills"] >= 1
     assert figures["finished_calls_repeated"] == 0
     # At each kill no more calls are under way than the runs ask for at a time.
     assert figures["in_flight_at_kills"] <= figures["kills"] * 8 * 4
+
+
+async def test_parts_killed_inside_a_worker_lose_no_run_and_repeat_no_finished_call() -> (
+    None
+):
+    arguments = ["--inside", "--runs", "24", "--kills", "8", "--every", "0.2", "0.6"]
+    done = await trio.run_process(
+        [sys.executable, "-m", "benchmarks", "chaos", *arguments, "--timeout", "80"],
+        cwd=ROOT,
+        capture_stdout=True,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    figures = next(
+        json.loads(it) for it in done.stdout.splitlines() if b'"kills"' in it
+    )
+    assert figures["succeeded"] == 24
+    assert figures["finished_calls_repeated"] == 0
+    assert {"writer", "actor", "dspy", "runs"} <= set(figures["killed"])
