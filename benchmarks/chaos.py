@@ -203,7 +203,9 @@ def _report(figures: dict[str, Any], options: argparse.Namespace) -> bool:
         figures["succeeded"],
         "runs",
         reach=f">= {options.runs}",
-        against={"kills": figures["kills"]},
+    )
+    good &= figure(
+        f"{name}_kills", figures["kills"], "kills", reach=f">= {options.kills}"
     )
     good &= figure(f"{name}_lost", figures["lost"], "runs", reach="<= 0")
     return good & figure(
@@ -226,7 +228,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--lease", type=float, default=3.0)
     parser.add_argument("--stop", type=float, default=0.0, help="SIGSTOP, seconds")
     parser.add_argument("--every", type=float, nargs=2, default=(0.5, 4.0))
-    parser.add_argument("--delay", type=float, default=0.5, help="slowest answer")
+    parser.add_argument("--delay", type=float, default=2.0, help="slowest answer")
     parser.add_argument("--timeout", type=float, default=1_800.0)
     parser.add_argument("--inside", action="store_true", help="kill parts, not workers")
     parser.add_argument("--embedded", action="store_true", help="with --inside")

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic_core import to_jsonable_python
 
+from dspex.modules.run_context import RUN_PREFIX
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.runtime.engine import Codec, Effects
@@ -25,6 +26,10 @@ TOOL_CALL: Final[Codec[Any]] = Codec(
 )
 
 
+# What `run_context` gives: JSON already.
+_ASKED: Final[Codec[Any]] = Codec("context", lambda value: value, lambda value: value)
+
+
 class RunEffects:
     """Passes the tool calls of a step's module through the run's effects.
 
@@ -35,7 +40,12 @@ class RunEffects:
         self._effects = effects
 
     async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a tool call, unless this run has made it already; give its result."""
+        """Make a tool call, unless this run has made it already; give its result.
+
+        The same for what is asked through `run_context`.
+        """
+        if fingerprint.startswith(RUN_PREFIX):
+            return await self._effects.perform(fingerprint, call, codec=_ASKED)
         if not fingerprint.startswith(TOOL_PREFIX):
             return await call()
         return await self._effects.perform(fingerprint, call, codec=TOOL_CALL)

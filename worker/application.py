@@ -9,7 +9,7 @@ from dspex.providers.lm import LM
 from dspex.runtime.engine import Program
 from dspex.supervisors import ChildSpec, Supervisor
 from dspex.worker.app import Runtime
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import KeepText, open_runtime
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -54,7 +54,7 @@ async def open_app(
     store: str | Path | None = None,
     shutdown_timeout: float = 1.0,
     max_runs: int = 1_000,
-    keep_text: bool = True,
+    keep_text: KeepText = True,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
 

@@ -17,7 +17,7 @@ from collections.abc import (
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from dspex.modules.errors import ConfigError
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
@@ -42,6 +42,7 @@ from dspex.runtime.engine.runs import DurableRuns, RunBoard
 from dspex.runtime.journal import (
     WRITER,
     BlockingStore,
+    Bodies,
     Journal,
     open_store,
 )
@@ -57,6 +58,14 @@ from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import RuntimeStoppedError
 from dspex.worker.runs import MAX_UNFINISHED, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, WatchedLM
+
+KeepText: TypeAlias = bool | Literal["hash"]
+
+_BODIES: Final[Mapping[KeepText, Bodies]] = {
+    True: "keep",
+    "hash": "hash",
+    False: "drop",
+}
 
 ROOT: Final = "dspex"
 MODELS: Final = "models"
@@ -88,7 +97,7 @@ async def open_runtime(
     lease_seconds: float = 10.0,
     shutdown_timeout: float = 1.0,
     max_runs: int = MAX_UNFINISHED,
-    keep_text: bool = True,
+    keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
@@ -109,7 +118,7 @@ async def open_runtime(
 
     Without one, `max_runs` bounds the accepted runs that are unfinished. `keep_text`
     False keeps prompts and completions out of the events of runs, and out of the
-    store when a run has ended.
+    store when a run has ended; with "hash" the store keeps their SHA-256 instead.
 
     Raises:
         MissingPackageError: no `lm` was given and the extra `local` is not installed.
@@ -147,7 +156,7 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        watched = WatchedLM(lm, keep_text=keep_text)
+        watched = WatchedLM(lm, keep_text=keep_text is True)
         backends = _backends(node, watched, search_path, modules=modules or {})
         engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
         table = RunTable(max_unfinished=max_runs)
@@ -172,7 +181,7 @@ async def open_runtime(
                     board,
                     lease_seconds=lease_seconds,
                     resume=resume,
-                    keep_bodies=keep_text,
+                    bodies=_BODIES[keep_text],
                 ),
                 name=RUNS,
             )

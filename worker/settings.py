@@ -59,7 +59,7 @@ class WorkerSettings(BaseSettings):
     """Seconds that accepted runs have to finish after SIGTERM."""
     shutdown_timeout: float = Field(default=5.0, ge=0)
     """Seconds that actors have to end in order."""
-    keep_text: bool = True
+    keep_text: bool | Literal["hash"] = True
     """Whether prompts and completions are kept with the runs and shown."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 

@@ -15,6 +15,7 @@ from dspex.runtime.engine.journaled import JournaledRun, read_stored, to_text
 from dspex.runtime.engine.run import Run
 from dspex.runtime.errors import DspexError
 from dspex.runtime.journal import (
+    Bodies,
     Fence,
     FinishRun,
     Journal,
@@ -126,14 +127,14 @@ class DurableRuns(Actor):
         *,
         lease_seconds: float,
         resume: bool,
-        keep_bodies: bool = True,
+        bodies: Bodies = "keep",
     ) -> None:
         self._journal = journal
         self._execute_run = execute
         self._board = board
         self._lease_seconds = lease_seconds
         self._resume = resume
-        self._keep_bodies = keep_bodies
+        self._bodies = bodies
         self._worker = ""
         self._scopes: dict[str, trio.CancelScope] = {}
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
@@ -357,7 +358,7 @@ class DurableRuns(Actor):
                 None if ended.error is None else error_text(ended.error),
                 to_text([record.to_json() for record in ended.steps]),
                 time.time(),
-                keep_bodies=self._keep_bodies,
+                bodies=self._bodies,
             )
         )
         return ended

@@ -24,6 +24,7 @@ from dspex.runtime.journal.journal import (
 from dspex.runtime.journal.records import (
     FINISHED,
     UNFINISHED,
+    Bodies,
     EffectRow,
     Event,
     Fence,
@@ -43,6 +44,7 @@ __all__ = [
     "AcceptRun",
     "AddEvent",
     "BlockingStore",
+    "Bodies",
     "EffectRow",
     "Event",
     "Fence",

@@ -1,10 +1,14 @@
 """Applying writes of what happens in a run: finished effects, and events."""
 
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, select, update
 
+from dspex.runtime.journal import schema
 from dspex.runtime.journal.fences import Answer, Fences
+from dspex.runtime.journal.records import Bodies
 from dspex.runtime.journal.statements import execute, statements
 from dspex.runtime.journal.writes import AddEvent, RecordEffect
 
@@ -47,3 +51,35 @@ def add_events(
     if rows:
         execute(connection, statements(connection).insert_event, rows)
     return [None] * len(writes)
+
+
+def strip_bodies(connection: Connection, run: str, bodies: Bodies) -> None:
+    """Put hashes in the place of a run's requests and answers, or nothing."""
+    effect = schema.effect.c
+    of_run = update(schema.effect).where(effect.run == run)
+    if bodies == "drop":
+        connection.execute(of_run.values(request=None, response=None))
+        return
+    keys = (effect.path, effect.fingerprint, effect.occurrence)
+    rows = connection.execute(
+        select(*keys, effect.request, effect.response).where(effect.run == run)
+    ).all()
+    hashed = [
+        {
+            "of_path": row.path,
+            "of_fingerprint": row.fingerprint,
+            "of_occurrence": row.occurrence,
+            "request": _hash(row.request),
+            "response": _hash(row.response),
+        }
+        for row in rows
+    ]
+    if hashed:
+        named = [key == bindparam(f"of_{key.name}") for key in keys]
+        connection.execute(of_run.where(*named), hashed)
+
+
+def _hash(text: str | None) -> str | None:
+    if text is None:
+        return None
+    return json.dumps({"sha256": sha256(text.encode()).hexdigest()})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from dspex.runtime.journal import schema
+from dspex.runtime.journal.apply_effects import strip_bodies
 from dspex.runtime.journal.fences import Answer, Fences
 from dspex.runtime.journal.reads import run_row
 from dspex.runtime.journal.records import FINISHED, UNFINISHED, RunRow
@@ -81,12 +82,8 @@ def finish_runs(
         )
         body = json.dumps({"status": write.state, "error": write.error})
         events.append((run, at, "finished", body))
-        if not write.keep_bodies:
-            connection.execute(
-                update(schema.effect)
-                .where(schema.effect.c.run == run)
-                .values(request=None, response=None)
-            )
+        if write.bodies != "keep":
+            strip_bodies(connection, run, write.bodies)
     if rows:
         execute(connection, sql.finish_run, rows)
         execute(connection, sql.insert_event, events)

@@ -6,6 +6,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 RunState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 
+Bodies = Literal["keep", "hash", "drop"]
+"""What is left of requests and answers when a run has ended."""
+
 UNFINISHED: Final[tuple[RunState, ...]] = ("pending", "running")
 FINISHED: Final[tuple[RunState, ...]] = ("succeeded", "failed", "cancelled")
 

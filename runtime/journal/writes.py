@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dspex.runtime.journal.records import Fence, RunState, WorkerIdentity
+from dspex.runtime.journal.records import Bodies, Fence, RunState, WorkerIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class FinishRun:
     error: str | None
     steps: str
     finished_at: float
-    keep_bodies: bool = True
+    bodies: Bodies = "keep"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 import trio
 
-from dspex.modules import Module, Predict
+from dspex.modules import Module, Predict, run_context
 from dspex.providers import Request
 from dspex.runtime.engine import (
     NondeterminismError,
@@ -33,7 +33,7 @@ from dspex.runtime.journal.store import Store
 from dspex.testing import ScriptedLM, open_fake_provider
 from dspex.worker.durable import RUNS
 from dspex.worker.errors import NoStoreError
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import KeepText, open_runtime
 from dspex.worker.runs import KeyReusedError
 from tests.integration.dspex_command import (
     dspex,
@@ -346,3 +346,67 @@ async def test_a_full_disk_interrupts_a_run_which_goes_on_when_there_is_room(
     assert ended.status == "succeeded"
     # What was answered while the disk was full was kept in memory and written later.
     assert len({str(request.messages) for request in lm.requests}) == len(lm.requests)
+
+
+class Lottery(Module):
+    """Asks the run for time, chance and identity, then a model."""
+
+    def __init__(self) -> None:
+        self.ask = Predict("question -> answer")
+
+    async def forward(self, name: str) -> dict[str, object]:
+        drawn = [
+            (await run_context.now()).isoformat(),
+            str((await run_context.random()).random()),
+            str(await run_context.uuid()),
+            str(await run_context.uuid()),
+        ]
+        answer = (await self.ask(question=f"{name}: {drawn}")).answer
+        return {"drawn": [*drawn, answer]}
+
+
+async def test_time_chance_and_identity_are_asked_once_in_a_run(store: Path) -> None:
+    program = Program(
+        name="lottery",
+        steps={"draw": Step(module="Lottery", signature="name -> drawn: list[str]")},
+    )
+    modules = {"Lottery": Lottery}
+    stuck = answers(delay=60)
+    async with open_runtime(stuck, modules=modules, store=store) as rt:
+        run = await rt.submit(program, {"name": "a"})
+        assert await eventually(lambda: len(stuck.requests) == 1, seconds=10)
+    asked = stuck.requests[0].messages[-1].text
+    lm = answers()
+    async with open_runtime(lm, modules=modules, store=store) as rt:
+        ended = await rt.result(run, timeout=10)
+        kinds = Counter(effect.kind for effect in await rt.journal.effects(run))
+        # Another run draws anew.
+        other = await rt.run(program, name="a")
+    drawn: list[str] = ended.outputs["drawn"]
+    # The very question that the first process asked: nothing was drawn twice.
+    assert lm.requests[0].messages[-1].text == asked
+    assert drawn[2] != drawn[3]
+    assert kinds == {"context": 4, "model": 1}
+    assert not set(drawn) & set(other.outputs["drawn"])
+
+
+async def test_outside_a_run_they_are_made_up() -> None:
+    assert await run_context.uuid() != await run_context.uuid()
+    first, second = await run_context.random(), await run_context.random()
+    assert first.random() != second.random()
+    assert (await run_context.now()).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("keep_text", "left"),
+    [(True, "summary"), ("hash", '{"sha256": "'), (False, "None")],
+)
+async def test_what_is_left_of_prompts_and_answers_is_a_policy(
+    store: Path, keep_text: KeepText, left: str
+) -> None:
+    async with open_runtime(answers(), store=store, keep_text=keep_text) as rt:
+        run = await rt.run(CHAIN, ticket="help")
+    assert run.status == "succeeded"
+    rows = query(store, "SELECT request, response FROM effect")
+    assert len(rows) == 3
+    assert all(left in str(text) for text in rows[0])

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 from dspex.runtime.journal import (
     UNFINISHED,
     WRITER,
+    Bodies,
     Fence,
     FinishRun,
     JournalWriter,
@@ -29,10 +31,8 @@ FENCE = Fence("r", "w", 1)
 ME = WorkerIdentity("here", 1, "boot")
 
 
-def finish(fence: Fence = FENCE, *, keep_bodies: bool = True) -> FinishRun:
-    return FinishRun(
-        fence, "succeeded", '{"b": 2}', None, "[]", 3.0, keep_bodies=keep_bodies
-    )
+def finish(fence: Fence = FENCE, *, bodies: Bodies = "keep") -> FinishRun:
+    return FinishRun(fence, "succeeded", '{"b": 2}', None, "[]", 3.0, bodies=bodies)
 
 
 async def test_an_answer_means_that_another_connection_can_read_it(path: Path) -> None:
@@ -169,9 +169,21 @@ async def test_bodies_can_be_dropped_when_a_run_ends(path: Path) -> None:
     async with opened(path) as (journal, _):
         await journal.accept(run_of("r"))
         await journal.write(effect_of(FENCE))
-        await journal.write(finish(keep_bodies=False))
+        await journal.write(finish(bodies="drop"))
         (row,) = await journal.effects("r")
         assert (row.request, row.response, row.seconds) == (None, None, 0.1)
+
+
+async def test_bodies_can_be_hashed_when_a_run_ends(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        await journal.accept(run_of("r"))
+        for n in range(2):
+            await journal.write(effect_of(FENCE, n, f'"answer {n}"'))
+        await journal.write(finish(bodies="hash"))
+        first, second = await journal.effects("r")
+        assert first.request == {"sha256": sha256(b'{"q": 1}').hexdigest()}
+        assert first.response == {"sha256": sha256(b'"answer 0"').hexdigest()}
+        assert second.response == {"sha256": sha256(b'"answer 1"').hexdigest()}
 
 
 async def test_one_bad_write_of_a_batch_does_not_hurt_the_others(path: Path) -> None:
