@@ -1,41 +1,29 @@
 """The engine's figures: overhead of a step, long chains, wide maps, resume.
 
-`python -m benchmarks engine [--quick]` prints one JSON line a figure.
+`python -m benchmarks engine [--quick]` prints one JSON line a figure. The resumed run
+is one that was killed half-way, in a process of its own.
 """
 
 import argparse
 import gc
-import json
 import logging
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 import trio
 
-from dspex.modules import Module, Predict
+from benchmarks._figure import figure
+from benchmarks._resume_worker import ANSWER, Asks
+from dspex.modules import Predict
+from dspex.providers import Request
 from dspex.runtime.engine import Program, Step, StepOptions
 from dspex.testing import ScriptedLM
 from dspex.worker.open_runtime import open_runtime
-
-ANSWER = '{"b": "answer"}'
-
-
-class Asks(Module):
-    """A program as code that asks one question after another."""
-
-    times = 1_000
-
-    def __init__(self) -> None:
-        self.ask = Predict("a -> b")
-
-    async def forward(self, a: str) -> dict[str, object]:
-        for n in range(self.times):
-            await self.ask(a=f"{a} {n}")
-        return {"b": "done"}
 
 
 def lm() -> ScriptedLM:
@@ -110,37 +98,62 @@ async def wide(items: int) -> float:
         return time.perf_counter() - began
 
 
-async def resume(effects: int) -> tuple[float, int]:
-    """Give seconds from opening a store to the end of a run, and model calls made."""
-    Asks.times = effects + 1
-    program = Program(name="asks", steps={"s": Step(module="Asks", signature="a -> b")})
-    with tempfile.TemporaryDirectory() as folder:
+async def journaled(runs: int, concurrency: int) -> float:
+    """Give CPU seconds a run of one step with a store, so many at a time."""
+    program = Program(
+        name="one", steps={"s": Step(module="Predict", signature="a -> b")}
+    )
+    with tempfile.TemporaryDirectory(dir=".") as folder:
         store = Path(folder, "runs.db")
+        async with open_runtime(lm(), store=store) as rt:
 
-        def stuck(request: Any) -> str:  # Any: a Request
+            async def call(first: int) -> None:
+                for n in range(first, runs, concurrency):
+                    await rt.run(program, a=str(n))
+
+            await rt.run(program, a="warm")
+            began = time.process_time()
+            async with trio.open_nursery() as nursery:
+                for first in range(concurrency):
+                    nursery.start_soon(call, first)
+            return (time.process_time() - began) / runs
+
+
+def half_way(store: Path, effects: int) -> str:
+    """Kill a worker when its run has so many effects on disk; give the run."""
+    command = [sys.executable, "-m", "benchmarks._resume_worker", str(store)]
+    worker = subprocess.Popen([*command, str(effects)], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    run = worker.stdout.readline().decode().strip()
+    worker.kill()
+    worker.wait()
+    return run
+
+
+async def resume(effects: int) -> tuple[float, float]:
+    """Give seconds until a killed run asks for what is new, and calls made again.
+
+    The run makes twice as many calls; the worker was killed half-way.
+    """
+    Asks.times = 2 * effects
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        store = Path(folder, "runs.db")
+        run = await trio.to_thread.run_sync(half_way, store, effects)
+        seconds = 0.0
+        began = time.perf_counter()
+
+        def rule(_: Request) -> str:
+            nonlocal seconds
+            seconds = seconds or time.perf_counter() - began
             return ANSWER
 
-        first = ScriptedLM(stuck)
-        async with open_runtime(first, store=store, modules={"Asks": Asks}) as rt:
-            run = await rt.submit(program, {"a": "x"})
-            while len(first.requests) < effects:  # noqa: ASYNC110 - nobody tells
-                await trio.sleep(0.001)
-            kept = len(await rt.journal.effects(run))
-        last = lm()
-        began = time.perf_counter()
+        last = ScriptedLM(rule)
         async with open_runtime(last, store=store, modules={"Asks": Asks}) as rt:
             ended = await rt.result(run)
-            seconds = time.perf_counter() - began
         assert ended.status == "succeeded"
-        return seconds, max(0, len(last.requests) - (effects + 1 - kept))
-
-
-def _print(
-    figure: str, value: float, unit: str, target: str, good: bool, **more: Any
-) -> bool:  # Any: JSON
-    line = {"figure": figure, "value": round(value, 4), "unit": unit, "target": target}
-    print(json.dumps({**line, "holds": good, **more}), flush=True)
-    return good
+        (step,) = ended.steps
+        assert (step.journaled, step.live) == (effects, effects)
+        return seconds, len(last.requests) - effects
 
 
 def main(arguments: list[str]) -> int:
@@ -156,14 +169,16 @@ def main(arguments: list[str]) -> int:
     )
     plain: list[float] = []
     engine: list[float] = []
+    stored: list[float] = []
     for _ in range(rounds):
-        plain.append(trio.run(direct, 1_000 // scale))
-        engine.append(trio.run(by_engine, 1_000 // scale))
-    added = (statistics.median(engine) - statistics.median(plain)) * 1e3
-    peer = round(statistics.median(plain) * 1e3, 3)
-    good = _print(
-        "step_overhead", added, "ms CPU", "<= 0.3 ms", added <= 0.3, peer=peer
-    )
+        plain.append(trio.run(direct, 1_000 // scale) * 1e3)
+        engine.append(trio.run(by_engine, 1_000 // scale) * 1e3)
+        stored.append(trio.run(journaled, 1_000 // scale, 50) * 1e3)
+    added = statistics.median(engine) - statistics.median(plain)
+    peers = {"direct_call": statistics.median(plain)}
+    good = figure("step_overhead", added, "ms CPU", reach="<= 0.3", against=peers)
+    peers["without_store"] = statistics.median(engine)
+    figure("run_with_store", statistics.median(stored), "ms CPU", against=peers)
     for name, measure in (("chain", chain), ("map", wide)):
         small = statistics.median(
             trio.run(measure, 100 // scale) for _ in range(rounds)
@@ -171,22 +186,14 @@ def main(arguments: list[str]) -> int:
         large = statistics.median(
             trio.run(measure, 1_000 // scale) for _ in range(rounds)
         )
-        ratio = large / small
-        good &= _print(
+        good &= figure(
             f"{name}_1000",
             large,
             "s",
-            "10 x the steps <= 11 x the time",
-            ratio <= 11,
-            ratio=round(ratio, 2),
+            reach="<= 11 x a_tenth",
+            against={"a_tenth": small},
         )
-    seconds, calls = trio.run(resume, 1_000 // scale)
-    good &= _print(
-        "resume_1000",
-        seconds,
-        "s",
-        "<= 0.5 s, 0 finished calls",
-        seconds <= 0.5 and not calls,
-        finished_calls_repeated=calls,
-    )
+    seconds, again = trio.run(resume, 1_000 // scale)
+    good &= figure("resume_1000", seconds, "s", reach="<= 0.5")
+    good &= figure("resume_1000_calls_repeated", again, "calls", reach="<= 0")
     return 0 if good else 1

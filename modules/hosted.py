@@ -11,8 +11,8 @@ from dspex.modules.run_lm import RunLM
 from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
-from dspex.runtime import ActorRef
-from dspex.runtime.bridge import DspyCall, DspyPool
+from dspex.runtime import ActorRef, CalleeExitedError, NoProcessError
+from dspex.runtime.bridge import DspyCall, DspyPool, RemoteError
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
 from dspex.runtime.registry import Registry
 
@@ -27,6 +27,10 @@ _ADDED_OUTPUTS: Final = {
 _ADDED_INPUTS: Final = {
     "dspy.MultiChainComparison": {"completions": list[dict[str, str]]}
 }
+
+_LOOK_UP: Final = "dspex.runtime.bridge.child_modules:look_up"
+_LOOK_UPS: Final = 3
+_LOOK_UP_SECONDS: Final = 60.0
 
 # Settings of the model calls; what else a step's config holds is the module's.
 _LM_SETTINGS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
@@ -48,6 +52,7 @@ class HostedBackend:
     ) -> None:
         self._registry = registry
         self._start_bridge = start_bridge
+        self._known: set[str] = set()
         self._lm = lm
         self._preparing = trio.Lock()
 
@@ -81,9 +86,35 @@ class HostedBackend:
         )
 
     async def prepare(self, name: str, step: Step) -> None:
-        """Start the bridge, unless it is there."""
+        """Start the bridge, unless it is there, and look the module up in it.
+
+        Raises:
+            UnknownModuleError: dspy, or the code on the search path, has no such thing.
+        """
         async with self._preparing:
             await self._start_bridge()
+        if step.module not in self._known:
+            await self._look_up(step.module)
+            self._known.add(step.module)
+
+    async def _look_up(self, module: str) -> None:
+        call = DspyCall(
+            module=_LOOK_UP, signature="name -> kind", inputs={"name": module}
+        )
+        for _ in range(_LOOK_UPS):
+            try:
+                ref: ActorRef[DspyPool] = await self._registry.wait_for(
+                    BRIDGE_NAME, _LOOK_UP_SECONDS
+                )
+                await ref.call(DspyPool.run, call, _no_model, timeout=_LOOK_UP_SECONDS)
+            except (CalleeExitedError, NoProcessError):
+                # Its process died; one that dies each time is the step's to tell.
+                continue
+            except RemoteError as error:
+                raise UnknownModuleError(
+                    module, ("dspy.NAME", "package.module:attribute"), error.problem
+                ) from error
+            return
 
     async def run(
         self,
@@ -132,6 +163,10 @@ class HostedBackend:
             timeout=_left(deadline),
         )
         return StepResult(result.outputs, lm.usage.to_json())
+
+
+async def _no_model(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    raise AssertionError(request)
 
 
 def _left(deadline: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from dspex.modules.errors import UnknownModuleError
 from dspex.modules.module import Module
 from dspex.modules.module_registry import ModuleRef, ModuleRegistry
 from dspex.providers.lm import LM
@@ -23,6 +24,7 @@ from dspex.runtime.engine import (
     Engine,
     Plan,
     Program,
+    ProgramError,
     Run,
     RunJournal,
     StepInFlight,
@@ -144,7 +146,11 @@ class Runtime:
             plan = self.plan(program)
             for name, step in program.steps.items():
                 backend = self._engine.backends[step.backend]
-                await backend.prepare(f"{plan.actors}/{name}", step)
+                try:
+                    await backend.prepare(f"{plan.actors}/{name}", step)
+                except UnknownModuleError as error:
+                    place = program.place("steps", name, "module")
+                    raise ProgramError(str(error), place=place, step=name) from error
             self._plans[program.digest] = plan
             return plan
 

@@ -132,6 +132,17 @@ def build_module(run: Run, calls: Calls, dspy: Dspy) -> Dspy:
     return module
 
 
+def look_up(name: str) -> "dict[str, str]":
+    """Give what kind of thing a name is; hosted like any function of a user.
+
+    Raises:
+        LookupError: there is no such thing; the message says what is missing.
+        TypeError: it is not callable.
+    """
+    found = find(name, importlib.import_module("dspy"))
+    return {"kind": "class" if isinstance(found, type) else type(found).__name__}
+
+
 def find(name: str, dspy: Dspy) -> Any:  # Any: a class, a module or a function
     """Find `dspy.Name` or `package.module:attribute`.
 

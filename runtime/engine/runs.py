@@ -134,7 +134,7 @@ class DurableRuns(Actor):
         self._board = board
         self._lease_seconds = lease_seconds
         self._resume = resume
-        self._bodies = bodies
+        self._bodies: Bodies = bodies
         self._worker = ""
         self._scopes: dict[str, trio.CancelScope] = {}
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}

@@ -49,9 +49,8 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         is_sqlite = dialect.name == "sqlite"
         # Any: their classes differ in what they are called with.
-        self._dialect: Any = type(dialect)(
-            paramstyle="qmark" if is_sqlite else "format"
-        )
+        make: Any = type(dialect)
+        self._dialect: Any = make(paramstyle="qmark" if is_sqlite else "format")
         self._new: Any = sqlite.insert if is_sqlite else postgresql.insert
         self.insert_effect = self._insert(schema.effect)
         self.insert_run = self._insert(schema.run, ACCEPTED)
@@ -67,7 +66,7 @@ class Statements:
 
     def _insert(self, table: Table, columns: Sequence[str] | None = None) -> str:
         names = tuple(columns or (column.name for column in table.columns))
-        values = {name: bindparam(name) for name in names}
+        values: dict[str, Any] = {name: bindparam(name) for name in names}
         return self._text(
             self._new(table).values(values).on_conflict_do_nothing().inline(), names
         )

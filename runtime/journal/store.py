@@ -7,13 +7,14 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from dspex.runtime.journal.apply import Answer, apply_writes
+from dspex.runtime.journal.apply import apply_writes
 from dspex.runtime.journal.connect import connect, faults, store_url
 from dspex.runtime.journal.errors import (
     StoreCorruptError,
     StoreError,
     StoreVersionError,
 )
+from dspex.runtime.journal.fences import Answer
 from dspex.runtime.journal.migrate import migrate
 from dspex.runtime.journal.writes import Write
 

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 
 from dspex.runtime.engine import Program, Step
@@ -145,3 +146,30 @@ async def test_C9_a_saved_program_asks_the_same_in_another_process(  # noqa: N80
 
 async def write(path: Path, text: str) -> None:
     await trio.Path(path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("dspy.Nope", "'dspy.Nope': there is no 'Nope'"),
+        ("no_such_code:f", "there is no module 'no_such_code' on the search path"),
+        ("json:nope", "'json:nope': there is no 'nope'"),
+    ],
+)
+async def test_a_hosted_module_that_is_not_there_is_found_before_anything_runs(
+    tmp_path: Path, module: str, problem: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    await write(
+        path,
+        "name: p\nsteps:\n  first:\n    module: Predict\n    signature: a -> b\n"
+        f"  second:\n    backend: python\n    module: {module}\n"
+        "    signature: b -> c\n",
+    )
+    async with open_fake_provider(schema_answers()) as server:
+        model = ("--lm", "openai:fake", "--base-url", server.url)
+        done = await dspex("run", path, "--json", "-i", "a=x", *model)
+        assert server.requests == []
+    assert done.status == 2
+    assert done.err.startswith(f"dspex: {path}:8:5: step 'second': unknown module")
+    assert problem in done.err
