@@ -27,7 +27,17 @@ ROOT = Path(__file__).parents[2]
 async def test_harmed_workers_lose_no_run_and_repeat_no_finished_call(
     harm: tuple[str, ...],
 ) -> None:
-    arguments = ["--runs", "24", "--every", "0.8", "2", "--timeout", "80"]
+    arguments = [
+        "--runs",
+        "24",
+        "--delay",
+        "0.8",
+        "--every",
+        "0.8",
+        "1.5",
+        "--timeout",
+        "80",
+    ]
     done = await trio.run_process(
         [sys.executable, "-m", "benchmarks", "chaos", *arguments, *harm],
         cwd=ROOT,

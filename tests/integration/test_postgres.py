@@ -104,7 +104,7 @@ async def test_no_server_is_told_at_once() -> None:
 
 async def test_two_workers_on_postgres_survive_kills(url: str) -> None:
     arguments = ["--kills", "2", "--runs", "16", "--workers", "2", "--store", url]
-    arguments += ["--every", "2", "3", "--timeout", "80", "--delay", "0.3"]
+    arguments += ["--every", "0.8", "1.5", "--timeout", "80", "--delay", "0.8"]
     done = await trio.run_process(
         [sys.executable, "-m", "benchmarks", "chaos", *arguments],
         cwd=ROOT,
