@@ -25,7 +25,8 @@ from dspex.runtime.engine.errors import (
     StepTimeoutError,
     TooManyDispatchesError,
 )
-from dspex.runtime.engine.plan import Plan, make_plan
+from dspex.runtime.engine.plan import Plan
+from dspex.runtime.engine.planning import make_plan
 from dspex.runtime.engine.program import Program, ProgramOptions, Step, StepOptions
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
 

@@ -1,5 +1,6 @@
 """WriteQueue: what waits for the store's writer, and who waits for the answers."""
 
+import math
 from collections import deque
 from typing import Final
 
@@ -35,11 +36,14 @@ class WriteTimeoutError(DspexError):
 class PendingWrite:
     """A write in the queue or under way, and the task that waits for its answer."""
 
-    __slots__ = ("settled", "task", "write")
+    __slots__ = ("deadline", "settled", "task", "write")
 
-    def __init__(self, write: Write, task: Task | None) -> None:
+    def __init__(
+        self, write: Write, task: Task | None, deadline: float = math.inf
+    ) -> None:
         self.write = write
         self.task = task
+        self.deadline = deadline
         self.settled = task is None
 
     def reply(self, value: object) -> None:
@@ -97,8 +101,8 @@ class WriteQueue:
                 await event.wait()
             if scope.cancelled_caught:
                 raise WriteTimeoutError
-        pending = PendingWrite(write, current_task())
-        self._timers.add(deadline, pending)
+        pending = PendingWrite(write, current_task(), deadline)
+        self._timers.add(pending)
         self._waiting.append(pending)
         self._wake()
         return await wait_task_rescheduled(pending.abandon)
@@ -112,8 +116,8 @@ class WriteQueue:
             return
         self._waiting.append(PendingWrite(write, None))
         if self._flush is None and self._timers is not None and not self._is_due:
-            self._flush = Timer(self._wake)
-            self._timers.add(self._timers.now() + NOTE_SECONDS, self._flush)
+            self._flush = Timer(self._timers.now() + NOTE_SECONDS, self._wake)
+            self._timers.add(self._flush)
 
     # The one who commits
 
