@@ -225,7 +225,7 @@ async def compile_in(store: Path, lm: AskedLM, *, end_after: int | None) -> Repo
     )
     data = Dataset.from_rows(rows(TRAIN), inputs=["question"])
     async with open_store(store) as opened, open_node() as node:
-        journal = Journal(opened, node.registry)
+        journal = Journal(opened)
         await node.start(journal.writer(), name=WRITER)
         async with open_work(journal, name="bench", what={"train": TRAIN}) as work:
             made = await optimizer.compile(program(), data, lm=lm, journal=work)
@@ -236,7 +236,7 @@ async def compile_in(store: Path, lm: AskedLM, *, end_after: int | None) -> Repo
 def kept_calls(store: Path) -> set[str]:
     async def read() -> set[str]:
         async with open_store(store) as opened, open_node() as node:
-            journal = Journal(opened, node.registry)
+            journal = Journal(opened)
             (run,) = await journal.runs()
             effects = await journal.effects(run.id)
         return {effect.fingerprint.split()[-1] for effect in effects}

@@ -140,5 +140,5 @@ class _FinishedRun:
     async def record(self, effect: FinishedEffect) -> None:
         """Keep nothing: a metric may have changed since, and ask for more."""
 
-    async def note(self, kind: str, body: Mapping[str, Json]) -> None:
+    def note(self, kind: str, body: Mapping[str, Json]) -> None:
         """Keep nothing."""

@@ -67,7 +67,7 @@ async def main(store: str, asked: str, kill_at: int) -> None:
         metric=exact_match(), concurrency=4, max_rounds=2, on_example=on_example
     )
     async with open_store(store) as opened, open_node() as node:
-        journal = Journal(opened, node.registry)
+        journal = Journal(opened)
         await node.start(journal.writer(), name=WRITER)
         async with open_work(journal, name="child", what={"seed": 1}) as work:
             made = await optimizer.compile(student, train, lm=lm, journal=work)
