@@ -235,7 +235,7 @@ async def compile_in(store: Path, lm: AskedLM, *, end_after: int | None) -> Repo
 
 def kept_calls(store: Path) -> set[str]:
     async def read() -> set[str]:
-        async with open_store(store) as opened, open_node() as node:
+        async with open_store(store) as opened, open_node():
             journal = Journal(opened)
             (run,) = await journal.runs()
             effects = await journal.effects(run.id)
