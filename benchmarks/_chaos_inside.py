@@ -19,7 +19,8 @@ import trio
 from benchmarks._chaos_program import MODULES, mixed, small
 from dspex.modules.hosted import BRIDGE_NAME
 from dspex.providers import LM, Message, OpenAI, Request, Response
-from dspex.providers.embedded import Embedded, EmbeddedServer
+from dspex.providers.embedded import Embedded
+from dspex.providers.embedded_server import EmbeddedServer
 from dspex.providers.lm import Capabilities
 from dspex.runtime import ActorRef
 from dspex.runtime.bridge import DspyPool
