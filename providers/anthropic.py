@@ -3,6 +3,7 @@
 https://platform.claude.com/docs/en/api/messages
 """
 
+import base64
 import json
 from typing import Final, Literal, TypeAlias
 
@@ -11,12 +12,12 @@ import msgspec
 from pydantic import SecretStr
 
 from dspex.providers.anthropic_replies import MessageDecoder, decode_message
-from dspex.providers.errors import InvalidRequestError
+from dspex.providers.errors import InvalidRequestError, UnsupportedError
 from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
 from dspex.providers.limiter import Limiter
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import JSONObject, Message, Part, Request
+from dspex.providers.messages import FilePart, JSONObject, Message, Part, Request
 from dspex.providers.retries import RetryPolicy
 from dspex.providers.streams import Decoded, StreamDecoder
 
@@ -29,6 +30,7 @@ DEFAULT_CAPABILITIES: Final = Capabilities(
 
 StructuredOutput: TypeAlias = Literal["format", "tool"]
 
+_DOCUMENTS: Final = ("application/pdf", "text/plain")
 _TOOL_CHOICES: Final = {"auto": "auto", "none": "none", "required": "any"}
 
 
@@ -94,9 +96,11 @@ class Messages:
         """Write the body.
 
         Raises:
-            InvalidRequestError: it has nothing but system messages, or a tool call
-                whose arguments are not JSON.
+            InvalidRequestError: it has nothing but system messages, a turn without
+                content, or a tool call whose arguments are not JSON.
+            UnsupportedError: the API has no way to say it.
         """
+        _check(model, request)
         body: JSONObject = {
             "model": model,
             "max_tokens": request.max_tokens or self._max_tokens,
@@ -163,6 +167,36 @@ class Messages:
         return request.output_schema.name
 
 
+def _check(model: str, request: Request) -> None:
+    """Pass what the API can say.
+
+    Raises:
+        UnsupportedError: it has no way to say this.
+    """
+    problem = ""
+    if request.temperature is not None and request.temperature > 1:
+        problem = f"temperature {request.temperature:g}, and the API takes at most 1"
+    for message in request.messages:
+        for part in () if isinstance(message.content, str) else message.content:
+            if message.role == "system" and part.type != "text":
+                problem = f"an {part.type} in a system message"
+            elif part.type == "file" and part.media_type not in _DOCUMENTS:
+                problem = f"a file of {part.media_type}; it reads {_DOCUMENTS}"
+    if problem:
+        raise UnsupportedError(
+            f"the request has {problem}", provider="anthropic", model=model
+        )
+
+
+def _decoded_text(file: FilePart) -> str:
+    try:
+        return base64.b64decode(file.data, validate=True).decode()
+    except ValueError as error:
+        raise InvalidRequestError(
+            "file", file, f"is not base64 of UTF-8 text: {error}"
+        ) from None
+
+
 def _encode_turns(request: Request) -> list[JSONObject]:
     """Write the messages; neighbours of one role become one turn."""
     turns: list[JSONObject] = []
@@ -175,6 +209,8 @@ def _encode_turns(request: Request) -> list[JSONObject]:
             turns[-1]["content"].extend(blocks)
         else:
             turns.append({"role": role, "content": blocks})
+        if not turns[-1]["content"]:
+            raise InvalidRequestError("messages", message, "has no content")
     if not turns:
         raise InvalidRequestError(
             "messages", request.messages, "has nothing but system messages"
@@ -220,5 +256,7 @@ def _encode_part(part: Part) -> JSONObject:
     source = {"type": "base64", "media_type": part.media_type, "data": part.data}
     if part.type == "image":
         return {"type": "image", "source": source}
-    block = {"type": "document", "source": source}
+    if part.media_type == "text/plain":
+        source |= {"type": "text", "data": _decoded_text(part)}
+    block: JSONObject = {"type": "document", "source": source}
     return block if part.filename is None else block | {"title": part.filename}

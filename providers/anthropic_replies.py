@@ -190,9 +190,9 @@ class MessageDecoder:
         block = self._blocks.get(index)
         if block is None:
             raise msgspec.ValidationError(f"block {index} was never started")
-        more = delta.text if delta.type == "text_delta" else delta.partial_json
-        if not more:
-            return ()
+        more = delta.text if block.type == "text" else delta.partial_json
+        if not more or block.type not in ("text", "tool_use"):
+            return ()  # thinking, or a tool that the server itself calls
         block.text.append(more)
         if index in self._calls:
             return (ToolCallDelta(self._calls[index], more),)

@@ -24,7 +24,11 @@ class BreakerState(Enum):
 
 
 class Circuit:
-    """The breaker's decisions, without I/O; times are seconds on any one clock."""
+    """The breaker's decisions, without I/O; times are seconds on any one clock.
+
+    `era` counts the changes of state. A call tells how it ended with the era it was
+    admitted in: what began before the breaker opened says nothing about its probe.
+    """
 
     def __init__(self, *, failures: int, open_seconds: float) -> None:
         self._failures_allowed = failures
@@ -32,6 +36,7 @@ class Circuit:
         self._failures = 0
         self._opened_at = 0.0
         self.state = BreakerState.CLOSED
+        self.era = 0
 
     def admit(self, now: float) -> float | None:
         """Let a call pass (None), or tell in how many seconds one may."""
@@ -39,27 +44,41 @@ class Circuit:
             return None
         left = self._opened_at + self._open_seconds - now
         if self.state is BreakerState.OPEN and left <= 0:
-            self.state = BreakerState.HALF_OPEN
+            self._change(BreakerState.HALF_OPEN)
             return None
         return max(left, 0.0)
 
-    def succeeded(self) -> None:
+    def succeeded(self, era: int) -> None:
         """Close: the model answers."""
+        if era != self.era:
+            return
         self._failures = 0
-        self.state = BreakerState.CLOSED
+        if self.state is BreakerState.HALF_OPEN:
+            self._change(BreakerState.CLOSED)
 
-    def failed(self, now: float) -> None:
-        """Count a failure; open at too many in a row, or when the probe failed."""
+    def failed(self, era: int, now: float) -> bool:
+        """Count a failure; tell whether it opened the breaker.
+
+        Too many in a row do, or that of the probe.
+        """
+        if era != self.era:
+            return False
         self._failures += 1
         is_probe = self.state is BreakerState.HALF_OPEN
-        if is_probe or self._failures >= self._failures_allowed:
-            self.state = BreakerState.OPEN
-            self._opened_at = now
+        if not is_probe and self._failures < self._failures_allowed:
+            return False
+        self._change(BreakerState.OPEN)
+        self._opened_at = now
+        return True
 
-    def gave_up(self) -> None:
+    def gave_up(self, era: int) -> None:
         """Take note of a call that ended without telling anything about the model."""
-        if self.state is BreakerState.HALF_OPEN:
-            self.state = BreakerState.OPEN  # the next one is the probe
+        if era == self.era and self.state is BreakerState.HALF_OPEN:
+            self._change(BreakerState.OPEN)  # the next one is the probe
+
+    def _change(self, state: BreakerState) -> None:
+        self.state = state
+        self.era += 1
 
 
 class Breaker:
@@ -110,10 +129,10 @@ class Breaker:
             BreakerOpenError: the model failed too often lately.
             ProviderError: there is no answer; its subclass and attributes say why.
         """
-        self._admit()
-        with self._watched():
+        era = self._admit()
+        with self._watched(era):
             response = await self._lm.complete(request, timeout=timeout)
-        self._circuit.succeeded()
+        self._circuit.succeeded(era)
         return response
 
     @asynccontextmanager
@@ -129,13 +148,13 @@ class Breaker:
             BreakerOpenError: the model failed too often lately.
             ProviderError: there is no answer; its subclass and attributes say why.
         """
-        self._admit()
-        with self._watched():
+        era = self._admit()
+        with self._watched(era):
             async with self._lm.stream(request, timeout=timeout) as stream:
-                self._circuit.succeeded()
+                self._circuit.succeeded(era)
                 yield stream
 
-    def _admit(self) -> None:
+    def _admit(self) -> int:
         seconds = self._circuit.admit(trio.current_time())
         if seconds is not None:
             provider, _, model = self.name.partition(":")
@@ -145,20 +164,19 @@ class Breaker:
                 model=model,
                 retry_after=seconds,
             )
+        return self._circuit.era
 
     @contextmanager
-    def _watched(self) -> Generator[None]:
+    def _watched(self, era: int) -> Generator[None]:
         try:
             yield
         except ProviderError as error:
             if error.retryable and not isinstance(error, RateLimitError):
-                before = self._circuit.state
-                self._circuit.failed(trio.current_time())
-                if self._circuit.state is not before:
+                if self._circuit.failed(era, trio.current_time()):
                     _log.warning("breaker_opened", model=self.name, reason=str(error))
             else:
-                self._circuit.gave_up()
+                self._circuit.gave_up(era)
             raise
         except BaseException:
-            self._circuit.gave_up()
+            self._circuit.gave_up(era)
             raise

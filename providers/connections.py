@@ -1,12 +1,15 @@
 """What carries requests: connections of our own, and those of httpcore."""
 
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import httpcore
+import trio
 
 from dspex.providers.exchange import HeaderList
+from dspex.providers.transport_errors import CORE_ERRORS
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +86,7 @@ class CoreConnection:
         self, core: httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy
     ) -> None:
         self._core = core
+        self._is_spent = False
 
     async def begin(self, outgoing: Outgoing) -> "CoreIncoming":
         """Send a request and give its reply, once the head of it is there.
@@ -98,13 +102,43 @@ class CoreConnection:
             content=outgoing.body,
             extensions={"timeout": outgoing.timeouts},
         )
-        return CoreIncoming(self._core, await self._core.handle_async_request(request))
+        try:
+            response = await self._core.handle_async_request(request)
+        except httpcore.ConnectionNotAvailable:
+            raise
+        except BaseException:
+            await self.spend()
+            raise
+        return CoreIncoming(self, response)
 
     @property
     def is_available(self) -> bool:
         """Whether it could carry one more request."""
         core = self._core
-        return not isinstance(core, httpcore.AsyncHTTPConnection) or core.is_available()
+        return not isinstance(core, httpcore.AsyncHTTPConnection) or (
+            core.is_available() and not self._is_spent
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it belongs to one origin and carries nothing now."""
+        core = self._core
+        return isinstance(core, httpcore.AsyncHTTPConnection) and core.is_idle()
+
+    async def spend(self) -> None:
+        """Let it carry no more requests, for one was left before its end.
+
+        httpcore resets no stream of HTTP/2: the server would go on sending, and count
+        the stream among those that are open.
+        """
+        self._is_spent = True
+        await self.close_if_spent()
+
+    async def close_if_spent(self) -> None:
+        """Close it if it shall carry no more, and the last request has ended."""
+        if self._is_spent and self.is_idle:
+            with trio.CancelScope(shield=True):
+                await self._core.aclose()
 
     def is_broken(self) -> bool:
         """Whether nothing may be sent on it any more."""
@@ -121,7 +155,7 @@ class CoreIncoming:
 
     def __init__(
         self,
-        core: httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy,
+        connection: CoreConnection,
         response: httpcore.Response,
     ) -> None:
         self.status = response.status
@@ -129,7 +163,7 @@ class CoreIncoming:
         self.http_version = cast(
             "bytes", response.extensions.get("http_version", b"HTTP/1.1")
         )
-        self._core = core
+        self._connection = connection
         self._response = response
         self._body: AsyncIterator[bytes] = cast(
             "AsyncIterable[bytes]", response.stream
@@ -148,10 +182,25 @@ class CoreIncoming:
 
     async def end(self, *, is_whole: bool) -> bool:
         """Be done with it; tell whether its connection is now free for another."""
+        connection = self._connection
+        if not is_whole:
+            await self._stop_reading()
         await self._response.aclose()
-        core = self._core
-        return (
-            isinstance(core, httpcore.AsyncHTTPConnection)
-            and self.http_version != b"HTTP/2"
-            and core.is_idle()
-        )
+        if self.http_version != b"HTTP/2":
+            return connection.is_idle
+        if is_whole:
+            await connection.close_if_spent()
+        else:
+            await connection.spend()
+        return False
+
+    async def _stop_reading(self) -> None:
+        """End the generators that read the body, which httpcore leaves open.
+
+        They are nested and only the outermost could be closed: a read that is
+        cancelled ends them all.
+        """
+        with trio.CancelScope(shield=True) as scope, contextlib.suppress(*CORE_ERRORS):
+            scope.cancel()
+            async for _ in self._body:
+                pass

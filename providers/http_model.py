@@ -23,6 +23,7 @@ from dspex.providers.errors import (
     Attempt,
     ConfigurationError,
     ConnectionFailedError,
+    InvalidRequestError,
     MalformedResponseError,
     ProviderError,
     ProviderTimeoutError,
@@ -226,7 +227,12 @@ class HTTPModel:
             provider=self._dialect.provider,
             model=self._model,
         )
-        return self._dialect.encode(self._model, request, stream=stream)
+        try:
+            return self._dialect.encode(self._model, request, stream=stream)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                "request", request, f"cannot be written as JSON: {error}"
+            ) from None
 
     async def _attempt(self, request: Request, body: bytes) -> Decoded:
         if self._limiter is None:
@@ -361,6 +367,13 @@ def checked_url(base_url: str, provider: str) -> str:
     except ValueError as error:
         problem = str(error)
     else:
+        if "@" in url.netloc or url.query or url.fragment:
+            # Not shown: this is where people put keys.
+            raise ConfigurationError(
+                "base_url holds a user, a query or a fragment",
+                provider=provider,
+                remedy="leave it out, and pass a key as api_key=",
+            )
         if usable:
             return base_url.rstrip("/")
         problem = "it needs http:// or https:// and a host"

@@ -261,6 +261,10 @@ class Request(_FromJSON):
             )
         if self.tool_choice is not None:
             names = [tool.name for tool in self.tools]
+            if not names:
+                raise InvalidRequestError(
+                    "tool_choice", self.tool_choice, "needs tools to choose from"
+                )
             if self.tool_choice not in ("auto", "none", "required", *names):
                 raise InvalidRequestError(
                     "tool_choice",
@@ -299,13 +303,22 @@ class Request(_FromJSON):
 
         The order of a schema's fields counts, for the model writes them in that
         order; the order of keys in `extra` does not, nor does 1 against 1.0.
+
+        Raises:
+            InvalidRequestError: it holds what JSON cannot say.
         """
         data = self.to_json()
         for key in ("temperature", "top_p"):
             if data[key] is not None:
                 data[key] = float(data[key])
-        data["extra"] = msgspec.json.encode(data["extra"], order="deterministic").hex()
-        return hashlib.sha256(msgspec.json.encode(data)).hexdigest()
+        try:
+            extra = msgspec.json.encode(data["extra"], order="deterministic")
+            data["extra"] = extra.hex()
+            return hashlib.sha256(msgspec.json.encode(data)).hexdigest()
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                "request", self, f"cannot be written as JSON: {error}"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

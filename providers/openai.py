@@ -135,7 +135,7 @@ class ChatCompletions:
 
     def stream_decoder(self, request: Request) -> StreamDecoder:
         """Give a decoder for one streamed reply."""
-        return ChunkDecoder()
+        return ChunkDecoder(request.n)
 
 
 def _encode_message(message: Message) -> JSONObject:

@@ -143,9 +143,10 @@ class _OpenChoice:
 
 
 class ChunkDecoder:
-    """Puts the chunks of one streamed chat completion together."""
+    """Puts the chunks of one streamed chat completion of `n` choices together."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
+        self._n = n
         self._choices: dict[int, _OpenChoice] = {}
         self._usage = Usage()
         self._model = ""
@@ -156,7 +157,7 @@ class ChunkDecoder:
     def is_complete(self) -> bool:
         """Whether the server has said [DONE], or how every choice ended."""
         return self._done or (
-            bool(self._choices)
+            len(self._choices) >= self._n
             and all(choice.finish_reason for choice in self._choices.values())
         )
 
@@ -239,14 +240,15 @@ def _closed(choice: _OpenChoice) -> Choice:
 
 def _choice(choice: _Choice) -> Choice:
     message = choice.message
+    refusal = message.refusal or None
     return Choice(
         message.content or "",
         tuple(
             ToolCall(call.id, call.function.name, call.function.arguments)
             for call in message.tool_calls or ()
         ),
-        _reason(choice.finish_reason, message.refusal),
-        message.refusal,
+        _reason(choice.finish_reason, refusal),
+        refusal,
     )
 
 

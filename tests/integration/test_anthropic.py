@@ -70,6 +70,7 @@ async def test_every_part_of_a_request_reaches_the_wire(server: FakeProvider) ->
                     ImagePart(url="https://example.org/a.png"),
                     ImagePart(data="aGk=", media_type="image/png"),
                     FilePart("aGk=", "application/pdf", "a.pdf"),
+                    FilePart("aGk=", "text/plain"),
                 ]
             ),
             Message.assistant("", tool_calls=[CALL]),
@@ -108,6 +109,14 @@ async def test_every_part_of_a_request_reaches_the_wire(server: FakeProvider) ->
                         "type": "document",
                         "source": base64 | {"media_type": "application/pdf"},
                         "title": "a.pdf",
+                    },
+                    {
+                        "type": "document",
+                        "source": {
+                            "type": "text",
+                            "media_type": "text/plain",
+                            "data": "hi",
+                        },
                     },
                 ],
             },
@@ -214,6 +223,14 @@ async def test_a_stream_gives_deltas_then_the_whole(server: FakeProvider) -> Non
     [
         Request((Message.user("x"),), n=2),
         Request((Message.user("x"),), seed=1),
+        Request((Message.user("x"),), temperature=1.5),
+        Request(
+            (
+                Message("system", (ImagePart(url="https://example.org/a.png"),)),
+                Message.user("x"),
+            )
+        ),
+        Request((Message.user([FilePart("aGk=", "text/csv")]),)),
     ],
 )
 async def test_what_the_api_cannot_say_is_never_sent(
@@ -229,6 +246,10 @@ async def test_what_the_api_cannot_say_is_never_sent(
     "messages",
     [
         [Message.system("only this")],
+        [Message.user("")],
+        [Message.user("hi"), Message.assistant(""), Message.user("hi")],
+        [Message.user([FilePart("no base64", "text/plain")])],
+        [Message.user("\ud800")],
         [Message.assistant("", tool_calls=[ToolCall("c", "t", "{not json")])],
     ],
 )

@@ -386,6 +386,16 @@ def test_a_bad_base_url_is_refused(url: str) -> None:
         OpenAI("m", api_key="", base_url=url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://me:sk-1@host/v1", "https://host/v1?key=sk-1", "https://host/v1#sk-1"],
+)
+def test_a_base_url_with_a_secret_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="api_key=") as caught:
+        OpenAI("m", api_key="", base_url=url)
+    assert "sk-1" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_key_with_a_line_break_inside_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigurationError) as caught:
         OpenAI("m", api_key="sk-secret\nsk-other")

@@ -2,6 +2,7 @@ import gzip
 import ssl
 import urllib.request
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import h2.config
 import h2.connection
@@ -10,6 +11,7 @@ import httpcore
 import httpx
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from dspex.providers import ConnectionFailedError, OpenAI, RetryPolicy, Transport
@@ -161,6 +163,25 @@ async def test_httpx_can_use_the_transport(server: FakeProvider) -> None:
     assert server.connections == 1
 
 
+async def test_a_wait_for_a_connection_ends_at_httpxs_pool_timeout(
+    server: FakeProvider,
+) -> None:
+    server.plan([Hang()])
+    async with (
+        Transport(max_connections=1) as transport,
+        httpx.AsyncClient(
+            transport=transport, timeout=httpx.Timeout(None, pool=0.05)
+        ) as http,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(http.post, f"{server.url}/chat/completions")
+        while not server.requests:
+            await trio.sleep(0.001)
+        with pytest.raises(httpx.PoolTimeout, match=r"0\.05 s"):
+            await http.post(f"{server.url}/chat/completions")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_client_or_a_transport_of_httpx_can_be_passed_in(
     server: FakeProvider,
 ) -> None:
@@ -191,6 +212,26 @@ async def test_a_proxy_of_the_environment_is_used(
     async with OpenAI("m", api_key="k", base_url="http://models.invalid/v1") as lm:
         assert (await lm.complete("x")).text == "ok"
     assert server.requests[0].path == "http://models.invalid/v1/chat/completions"
+
+
+async def test_a_reply_through_a_proxy_can_be_left_early(
+    server: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.plan([Answer("a long answer " * 10, pace=0.01)] * 3)
+    async with Transport() as transport:
+        lm = OpenAI(
+            "m", api_key="k", base_url="http://models.invalid/v1", transport=transport
+        )
+        for _ in range(3):
+            async with lm.stream("x") as stream:
+                await anext(stream)
+        with trio.fail_after(2):
+            while server.open_connections:
+                await trio.sleep(0.001)
+        assert (await lm.complete("x")).text == "ok"
+        assert transport.statistics().busy == 0
 
 
 @pytest.fixture(scope="module")
@@ -232,14 +273,29 @@ async def test_tls_to_a_server_without_it(server: FakeProvider) -> None:
 
 
 class HTTP2Server:
-    """Answers every request on a connection at once, when `together` are there."""
+    """Answers every request on a connection at once, when `together` are there.
 
-    def __init__(self, together: int) -> None:
+    With `ends` off it answers without an end.
+    """
+
+    def __init__(self, together: int, *, ends: bool = True) -> None:
         self.connections = 0
+        self.open_connections = 0
+        self.ends = ends
         self._together = together
 
     async def serve(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
         self.connections += 1
+        self.open_connections += 1
+        try:
+            await self._serve(stream)
+        except trio.BrokenResourceError:
+            pass  # the client left without a farewell, as HTTP clients do
+        finally:
+            self.open_connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
         connection = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False)
         )
@@ -255,14 +311,15 @@ class HTTP2Server:
                 for number in waiting:
                     connection.send_headers(number, [(":status", "200")])
                     body = b'{"choices": [{"message": {"content": "two"}}]}'
-                    connection.send_data(number, body, end_stream=True)
+                    connection.send_data(number, body, end_stream=self.ends)
                 waiting.clear()
             await stream.send_all(connection.data_to_send())
 
 
-async def test_http2_carries_many_calls_on_one_connection(
-    authority: trustme.CA,
-) -> None:
+@asynccontextmanager
+async def open_http2(
+    server: HTTP2Server, authority: trustme.CA
+) -> AsyncGenerator[tuple[Transport, OpenAI]]:
     context = server_context(authority)
     context.set_alpn_protocols(["h2"])
     trusting = ssl.create_default_context()
@@ -271,7 +328,6 @@ async def test_http2_carries_many_calls_on_one_connection(
     tcp = listeners[0].transport_listener
     assert isinstance(tcp, trio.SocketListener)
     port: int = tcp.socket.getsockname()[1]
-    server = HTTP2Server(together=20)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, server.serve, listeners)
         async with Transport(http2=True, verify=trusting) as transport:
@@ -283,11 +339,55 @@ async def test_http2_carries_many_calls_on_one_connection(
                 retries=ONCE,
             )
             with trio.fail_after(5):
-                await many(lm, 20)
-                await many(lm, 20)
-            assert transport.statistics().busy == 0
+                yield transport, lm
         nursery.cancel_scope.cancel()
+
+
+async def test_http2_carries_many_calls_on_one_connection(
+    authority: trustme.CA,
+) -> None:
+    server = HTTP2Server(together=20)
+    async with open_http2(server, authority) as (transport, lm):
+        await many(lm, 20)
+        await many(lm, 20)
+        assert transport.statistics().busy == 0
     assert server.connections == 1
+
+
+async def leave_early(transport: Transport, url: str) -> None:
+    """Take the first bytes of a reply and go."""
+    async with transport.stream(url, headers=(), body=b"{}") as reply:
+        assert await reply.next_chunk()
+
+
+async def test_http2_replies_left_early_close_their_connection(
+    authority: trustme.CA,
+) -> None:
+    """Once nobody uses it: httpcore cannot reset a single stream."""
+    server = HTTP2Server(together=1, ends=False)
+    async with open_http2(server, authority) as (transport, lm):
+        url = f"{lm!r}".rpartition(" ")[2].rstrip(">")
+        other_ends = trio.Event()
+
+        async def stay() -> None:
+            async with transport.stream(url, headers=(), body=b"{}") as reply:
+                assert await reply.next_chunk()
+                await other_ends.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            await leave_early(transport, url)
+            await leave_early(transport, url)
+            with trio.move_on_after(0.05):
+                await lm.complete("x")  # without an end, too
+            other_ends.set()
+        while server.open_connections:
+            await trio.sleep(0.001)
+        server.ends = True
+        assert (await lm.complete("x")).text == "two"
+        assert transport.statistics().busy == 0
+    assert server.connections == 4
 
 
 async def test_what_comes_after_a_reply_is_not_taken_for_the_next(

@@ -1,3 +1,6 @@
+import contextlib
+from collections.abc import Sequence
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -7,9 +10,11 @@ from dspex.providers import (
     Breaker,
     BreakerOpenError,
     BreakerState,
+    Message,
     ProviderError,
     RateLimitError,
     Request,
+    Response,
     ServerError,
 )
 from dspex.testing import ScriptedLM
@@ -99,6 +104,48 @@ async def test_a_cancelled_probe_lets_the_next_one_try(
     with trio.move_on_after(1):
         await breaker.complete("x")
     assert (await breaker.complete("x")).text == "ok"
+
+
+class ByText(ScriptedLM):
+    """Asked "9 ok" it answers after 9 s, asked "9 down" it fails then."""
+
+    async def complete(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> Response:
+        seconds, how = Request.of(request).messages[0].text.split()
+        await trio.sleep(float(seconds))
+        if how == "down":
+            raise DOWN
+        return await super().complete(request)
+
+
+@pytest.mark.parametrize("ends", ["15 ok", "15 down", "15 cancelled"])
+async def test_a_call_from_before_it_opened_has_no_say_about_the_probe(
+    ends: str, autojump_clock: MockClock
+) -> None:
+    """It opens at 1 s; the probe runs from 12 to 22 s, the old call ends at 15 s."""
+    breaker = Breaker(ByText(lambda _: "ok"), failures=1, open_seconds=10)
+
+    async def ask_first() -> None:
+        with (
+            trio.move_on_after(15 if "cancelled" in ends else 99),
+            contextlib.suppress(ServerError),
+        ):
+            await breaker.complete(ends)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_first)
+        with pytest.raises(ServerError):
+            await breaker.complete("1 down")
+        await trio.sleep(11)
+        nursery.start_soon(breaker.complete, "10 ok")
+        await trio.sleep(5)
+        with pytest.raises(BreakerOpenError):
+            await breaker.complete("1 ok")
+    assert breaker.state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_bad_json_is_an_error_that_names_the_place(data: object, place: str) -> 
         ({"temperature": 2.1}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"tool_choice": "nothing"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
     ],
 )
 def test_a_value_no_provider_accepts_is_refused(
@@ -141,6 +142,9 @@ def test_order_of_extra_and_kind_of_number_do_not_change_the_fingerprint() -> No
         {"output_schema": {"name": "a", "schema": {"a": 1, "b": 2}}},
         {"output_schema": {"name": "a", "schema": {"b": 2, "a": 1}}},
         {"tools": [{"name": "t", "description": "", "parameters": {"a": 1}}]},
+        {"messages": [{"role": "system", "content": "hi"}]},
+        {"messages": [{"role": "tool", "content": "hi", "tool_call_id": "c"}]},
+        {"messages": [{"role": "user", "content": "hi"}] * 2},
     ],
 )
 def test_whatever_changes_the_answer_changes_the_fingerprint(
@@ -149,6 +153,49 @@ def test_whatever_changes_the_answer_changes_the_fingerprint(
     base = Request.of("hi")
     other = Request.from_json(base.to_json() | changes)
     assert other.fingerprint() != base.fingerprint()
+
+
+LEAVES: list[tuple[tuple[str | int, ...], object]] = [
+    (("messages", 1, "content", 0, "text"), "other"),
+    (("messages", 1, "content", 1, "url"), "other"),
+    (("messages", 1, "content", 1, "detail"), None),
+    (("messages", 1, "content", 2, "data"), "aGo="),
+    (("messages", 1, "content", 2, "media_type"), "image/webp"),
+    (("messages", 1, "content", 3, "data"), "aGo="),
+    (("messages", 1, "content", 3, "media_type"), "text/plain"),
+    (("messages", 1, "content", 3, "filename"), None),
+    (("messages", 2, "tool_calls", 0, "id"), "other"),
+    (("messages", 2, "tool_calls", 0, "name"), "other"),
+    (("messages", 2, "tool_calls", 0, "arguments"), "{}"),
+    (("messages", 2, "tool_calls"), []),
+    (("messages", 3, "tool_call_id"), "other"),
+    (("output_schema", "name"), "other"),
+    (("output_schema", "strict"), False),
+    (("tools", 0, "description"), "other"),
+    (("tool_choice",), "auto"),
+    (("extra", "logit_bias", "1"), 3),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), LEAVES)
+def test_every_leaf_of_a_request_counts(
+    path: tuple[str | int, ...], value: object
+) -> None:
+    data = json.loads(json.dumps(FULL.to_json()))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert Request.from_json(data).fingerprint() != FULL.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Request.of("\ud800"), Request((Message.user("hi"),), extra={"a": object()})],
+)
+def test_what_json_cannot_say_is_an_error(request_: Request) -> None:
+    with pytest.raises(InvalidRequestError, match="cannot be written as JSON"):
+        request_.fingerprint()
 
 
 def test_the_order_of_schema_fields_counts() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from dspex.providers import TextDelta, ToolCall, ToolCallDelta, Usage
+from dspex.providers import Delta, TextDelta, ToolCall, ToolCallDelta, Usage
 from dspex.providers.anthropic_replies import MessageDecoder, decode_message
 from dspex.providers.openai_replies import ChunkDecoder, decode_reply
 from dspex.providers.replies import exhausted_for, status_error
@@ -254,3 +254,83 @@ def test_the_reset_of_a_limit_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> 
         "anthropic-ratelimit-requests-reset": "2025-01-01T00:00:30Z",
     }
     assert exhausted_for(headers) == 30.0
+
+
+def test_a_stream_of_some_choices_is_not_the_whole() -> None:
+    decoder = ChunkDecoder(2)
+    chunk = b'{"choices": [{"index": %d, "delta": {}, "finish_reason": "stop"}]}'
+    decoder.feed(ServerEvent("message", chunk % 0))
+    assert not decoder.is_complete
+    decoder.feed(ServerEvent("message", chunk % 1))
+    assert decoder.is_complete
+
+
+def test_an_empty_refusal_is_none() -> None:
+    body = b'{"choices": [{"message": {"content": "x", "refusal": ""}}]}'
+    (choice,) = decode_reply(body).choices
+    assert (choice.text, choice.refusal) == ("x", None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("tool_calls", "tool_calls"),
+        ("function_call", "tool_calls"),
+        ("content_filter", "content_filter"),
+        ("something new", "other"),
+    ],
+)
+def test_stop_reasons_of_openai(reason: str, expected: str) -> None:
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": reason}]}
+    (choice,) = decode_reply(json.dumps(body).encode()).choices
+    assert choice.finish_reason == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "refusal"),
+        ("pause_turn", "other"),
+    ],
+)
+def test_stop_reasons_of_anthropic(reason: str, expected: str) -> None:
+    body = {"content": [{"type": "text", "text": "x"}], "stop_reason": reason}
+    decoded = decode_message(json.dumps(body).encode(), answer_tool=None)
+    assert decoded.choices[0].finish_reason == expected
+
+
+def test_tokens_written_to_the_cache_are_input() -> None:
+    usage = (
+        b'{"input_tokens": 5, "cache_read_input_tokens": 100,'
+        b' "cache_creation_input_tokens": 30, "output_tokens": 7}'
+    )
+    body = b'{"content": [], "usage": %b}' % usage
+    assert decode_message(body, answer_tool=None).usage == Usage(135, 7, 100)
+
+
+def test_what_the_server_does_by_itself_is_no_part_of_the_answer() -> None:
+    """Thinking, and the calls of its own tools."""
+    decoder = MessageDecoder(answer_tool=None)
+    deltas: list[Delta] = []
+    for index, kind, delta in (
+        (0, "thinking", {"type": "thinking_delta", "thinking": "hm"}),
+        (1, "server_tool_use", {"type": "input_json_delta", "partial_json": "{}"}),
+        (2, "text", {"type": "text_delta", "text": "So."}),
+    ):
+        block = {"type": kind, "id": "i", "name": "web_search", "input": {}}
+        for event in (
+            {"type": "content_block_start", "index": index, "content_block": block},
+            {"type": "content_block_delta", "index": index, "delta": delta},
+        ):
+            sent = ServerEvent("message", json.dumps(event).encode())
+            deltas.extend(decoder.feed(sent))
+    assert deltas == [TextDelta("So.")]
+    (choice,) = decoder.result().choices
+    assert (choice.text, choice.tool_calls) == ("So.", ())
