@@ -21,7 +21,8 @@ from dspex.runtime.engine import (
     StepRecord,
 )
 from dspex.runtime.engine.journaled import to_text
-from dspex.runtime.engine.runs import DurableRuns, RunBoard
+from dspex.runtime.engine.run_board import RunBoard
+from dspex.runtime.engine.runs import DurableRuns
 from dspex.runtime.journal import (
     AcceptRun,
     Event,
@@ -93,10 +94,10 @@ class DurableDesk:
         try:
             is_new = await self.journal.accept(write)
         except BaseException:
-            self._board.reserved.discard(run)
+            self._board.give_back(run, owner)
             raise
         if not is_new:
-            self._board.reserved.discard(run)
+            self._board.give_back(run, owner)
             row = await self.journal.run(run)
             same = to_text(row.inputs) == write.inputs
             if (row.program, row.version) != (program.name, version) or not same:

@@ -38,7 +38,8 @@ from dspex.runtime.engine import (
     Backend,
     Engine,
 )
-from dspex.runtime.engine.runs import DurableRuns, RunBoard
+from dspex.runtime.engine.run_board import RunBoard
+from dspex.runtime.engine.runs import DurableRuns
 from dspex.runtime.journal import (
     WRITER,
     BlockingStore,

@@ -1,7 +1,6 @@
 """DurableRuns: the actor that claims runs from the store, executes and ends them."""
 
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -13,6 +12,7 @@ from dspex.runtime.engine.effects import FinishedEffect, RunJournal
 from dspex.runtime.engine.errors import RunInterruptedError
 from dspex.runtime.engine.journaled import JournaledRun, read_stored, to_text
 from dspex.runtime.engine.run import Run
+from dspex.runtime.engine.run_board import RunBoard
 from dspex.runtime.errors import DspexError
 from dspex.runtime.journal import (
     Bodies,
@@ -40,72 +40,15 @@ _Unsaved = tuple[FinishedEffect, ...] | None
 # Executes a run, its effects kept in the journal.
 ExecuteRun = Callable[[RunRow, RunJournal], Awaitable[Run]]
 
-# Hears of the end of each run; None: this process has it no more.
-OnEnd = Callable[[str, Run | None], None]
-
 
 @dataclass(slots=True)
-class RunWaiter:
-    """Somebody waits here for the end of a run of this process."""
+class Execution:
+    """A run that executes here; `next` is a later claim of it, which waits its turn."""
 
-    done: trio.Event = field(default_factory=trio.Event)
-    run: Run | None = None
-    waiting: int = 0
-
-
-class RunBoard:
-    """What outlives an incarnation of DurableRuns: who waits, what it was."""
-
-    def __init__(self, *, max_runs: int, on_end: OnEnd) -> None:
-        self.max_runs = max_runs
-        self._on_end = on_end
-        self.worker: str | None = None
-        self.is_draining = False
-        self.reserved: set[str] = set()
-        self.active: set[str] = set()
-        self.idle = trio.Event()
-        """Set when nothing runs any more, after `is_draining` was."""
-        self.own: deque[str] = deque()
-        """Accepted here, pending: not yet claimed."""
-        self._waiters: dict[str, RunWaiter] = {}
-
-    def reserve(self, run: str) -> str | None:
-        """Take a place for a run that is started at once; give the worker's id."""
-        if not self.free or self.own or self.worker is None:
-            return None
-        self.reserved.add(run)
-        return self.worker
-
-    @property
-    def free(self) -> int:
-        """How many more runs may run now."""
-        if self.is_draining:
-            return 0
-        return max(0, self.max_runs - len(self.active) - len(self.reserved))
-
-    def has(self, run: str) -> bool:
-        """Whether `tell` will be called for this run, unless the actor dies."""
-        return run in self.active or run in self.reserved
-
-    def expect(self, run: str) -> RunWaiter:
-        """Get ready to wait for a run; `forget` it afterwards."""
-        waiter = self._waiters.setdefault(run, RunWaiter())
-        waiter.waiting += 1
-        return waiter
-
-    def forget(self, run: str, waiter: RunWaiter) -> None:
-        """Take an `expect` back."""
-        waiter.waiting -= 1
-        if not waiter.waiting and self._waiters.get(run) is waiter:
-            del self._waiters[run]
-
-    def tell(self, run: str, ended: Run | None) -> None:
-        """Wake who waits; None: it is not this process's any more, ask the store."""
-        self._on_end(run, ended)
-        waiter = self._waiters.pop(run, None)
-        if waiter is not None:
-            waiter.run = ended
-            waiter.done.set()
+    row: RunRow
+    unsaved: _Unsaved
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    next: RunRow | None = None
 
 
 class DurableRuns(Actor):
@@ -136,7 +79,7 @@ class DurableRuns(Actor):
         self._resume = resume
         self._bodies: Bodies = bodies
         self._worker = ""
-        self._scopes: dict[str, trio.CancelScope] = {}
+        self._executions: dict[str, Execution] = {}
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
         self._watch = Watch(lease_seconds)
         self._wake = trio.Event()
@@ -186,7 +129,7 @@ class DurableRuns(Actor):
 
     async def cancel(self, run: str) -> None:
         """Stop a run that the store has as cancelled."""
-        self._stop_run(run, RunCancelledError(run))
+        self._stop_run(run)
 
     async def drain(self) -> None:
         """Claim no more; the board's `idle` is set when the last run has ended."""
@@ -198,8 +141,8 @@ class DurableRuns(Actor):
         self._board.worker = None
         self._resume = False
         self._board.own.clear()
-        for scope in self._scopes.values():
-            scope.cancel()
+        for run in self._executions:
+            self._stop_run(run)
         with trio.move_on_after(_FAREWELL_SECONDS, shield=True):
             try:
                 await self._journal.bury([self._worker])
@@ -262,12 +205,16 @@ class DurableRuns(Actor):
             await trio.sleep(self._lease_seconds / BEATS_PER_LEASE)
 
     async def _beat_once(self) -> None:
-        beat = await self._journal.beat(self._worker, list(self._scopes))
+        asked = dict(self._executions)
+        beat = await self._journal.beat(self._worker, list(asked))
         if not beat.is_known:
             await self._lost()
             return
-        for run in beat.lost & self._scopes.keys():
-            self._stop_run(run, None)
+        for run in beat.lost:
+            # A claim that was committed after this beat is not what is lost.
+            lost = self._executions.get(run)
+            if lost is asked[run] and lost.next is None:
+                self._stop_run(run)
         again, self._interrupted = self._interrupted, {}
         for row, unsaved in again.values():
             self._start(row, unsaved)
@@ -282,19 +229,20 @@ class DurableRuns(Actor):
 
     async def _lost(self) -> None:
         """Others took this worker for dead: its runs are theirs now."""
-        log.warning("lease_lost", worker=self._worker, runs=len(self._scopes))
-        for run in list(self._scopes):
-            self._stop_run(run, None)
+        log.warning("lease_lost", worker=self._worker, runs=len(self._executions))
+        for run in self._executions:
+            self._stop_run(run)
         for run in list(self._interrupted):
             self._board.tell(run, None)
         self._interrupted.clear()
         await self._register()
         self._look_for_runs()
 
-    def _stop_run(self, run: str, error: Exception | None) -> None:
-        scope = self._scopes.get(run)
-        if scope is not None:
-            scope.cancel()
+    def _stop_run(self, run: str) -> None:
+        execution = self._executions.get(run)
+        if execution is not None:
+            execution.next = None
+            execution.scope.cancel()
         self._interrupted.pop(run, None)
 
     # Executing
@@ -304,14 +252,22 @@ class DurableRuns(Actor):
             self._start(row, None)
 
     def _start(self, row: RunRow, unsaved: _Unsaved) -> None:
-        self._board.active.add(row.id)
-        self.spawn(self._execute, row, unsaved)
+        """Execute a run, when its former execution in this process has ended."""
+        former = self._executions.get(row.id)
+        if former is None:
+            self._board.active.add(row.id)
+            execution = self._executions[row.id] = Execution(row, unsaved)
+            self.spawn(self._execute, execution)
+        elif row.epoch > max(it.epoch for it in (former.row, former.next) if it):
+            # The lease was lost and the run claimed again.
+            former.next = row
+            former.scope.cancel()
 
-    async def _execute(self, row: RunRow, unsaved: _Unsaved) -> None:
-        scope = self._scopes[row.id] = trio.CancelScope()
+    async def _execute(self, execution: Execution) -> None:
+        row, unsaved = execution.row, execution.unsaved
         ended: Run | None = None
         try:
-            with scope:
+            with execution.scope:
                 ended = await self._run(row, unsaved)
         except RunInterruptedError as error:
             self._keep_interrupted(row, error)
@@ -320,8 +276,12 @@ class DurableRuns(Actor):
                 row, RunInterruptedError(row.id, error, unsaved or ())
             )
         finally:
-            del self._scopes[row.id]
+            del self._executions[row.id]
             self._board.active.discard(row.id)
+        if execution.next is not None:
+            self._interrupted.pop(row.id, None)
+            self._start(execution.next, None)
+            return
         if row.id not in self._interrupted:
             self._board.tell(row.id, ended)
         self._wake.set()

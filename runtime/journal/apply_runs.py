@@ -24,19 +24,19 @@ from dspex.runtime.journal.writes import (
 def accept_runs(
     connection: Connection, writes: Sequence[AcceptRun], _: Fences
 ) -> list[Answer]:
-    """Keep new runs; tell of each whether it is there as its owner's."""
+    """Keep new runs; tell of each whether it is there by this very write."""
     sql = statements(connection)
     ids = sql.ids([write.id for write in writes])
-    known = {row[0]: row[1] for row in query(connection, sql.owners, ids)}
+    known = {row[0]: row[1:] for row in query(connection, sql.acceptances, ids)}
     answers: list[Answer] = []
     rows: list[tuple[object, ...]] = []
     events: list[tuple[object, ...]] = []
     for write in writes:
         owner, at = write.owner, write.accepted_at
         if write.id in known:
-            answers.append(owner is not None and known[write.id] == owner)
+            answers.append(known[write.id] == (owner, at))
             continue
-        known[write.id] = owner
+        known[write.id] = (owner, at)
         answers.append(True)
         rows.append(
             (

@@ -170,7 +170,7 @@ class Journal:
         return await self._read(_reads().read_programs, name)
 
     async def accept(self, write: AcceptRun) -> bool:
-        """Keep a run; False if its id is there already and not this owner's."""
+        """Keep a run; False if its id is there already, by another write."""
         return bool(await self.write(write))
 
     async def run(self, run: str) -> RunRow:

@@ -57,7 +57,7 @@ class Statements:
         self.insert_event = self._insert(schema.event, ("run", "at", "kind", "body"))
         self.finish_run = self._text(_finish_run(), (*_FINISHED, "run_id"))
         self.lock_runs = self._text(_lock_runs(is_sqlite=is_sqlite), ("ids",))
-        self.owners = self._text(_owners(is_sqlite=is_sqlite), ("ids",))
+        self.acceptances = self._text(_acceptances(is_sqlite=is_sqlite), ("ids",))
         self._is_sqlite = is_sqlite
 
     def ids(self, ids: Sequence[str]) -> tuple[object]:
@@ -128,9 +128,10 @@ def _lock_runs(*, is_sqlite: bool) -> ClauseElement:
     return query.where(_in(is_sqlite=is_sqlite)).order_by(columns.id).with_for_update()
 
 
-def _owners(*, is_sqlite: bool) -> ClauseElement:
+def _acceptances(*, is_sqlite: bool) -> ClauseElement:
     columns = schema.run.c
-    return select(columns.id, columns.owner).where(_in(is_sqlite=is_sqlite))
+    query = select(columns.id, columns.owner, columns.accepted_at)
+    return query.where(_in(is_sqlite=is_sqlite))
 
 
 def _in(*, is_sqlite: bool) -> Any:  # Any: a condition

@@ -33,7 +33,8 @@ class SaveProgram:
 class AcceptRun:
     """Keep a run; with an owner it is running from the start.
 
-    Gives False if the id is there already and is not this owner's.
+    Gives False if the id is there already, unless this very write, asked for again,
+    has put it there: by its owner, at its time.
     """
 
     id: str
