@@ -162,7 +162,7 @@ class HostedBackend:
             complete,
             timeout=_left(deadline),
         )
-        return StepResult(result.outputs, lm.usage.to_json())
+        return StepResult(result.outputs, lm.usage.to_json(), lm.cost)
 
 
 async def _no_model(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON

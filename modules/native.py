@@ -135,7 +135,7 @@ class NativeBackend:
             RunEffects(effects),
             timeout=_left(deadline),
         )
-        return StepResult(prediction.outputs, lm.usage.to_json())
+        return StepResult(prediction.outputs, lm.usage.to_json(), lm.cost)
 
 
 def _left(deadline: float) -> float:

@@ -1,7 +1,7 @@
 """RunLM and RunEffects: a model and tools as the step of a run sees them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from pydantic_core import to_jsonable_python
@@ -9,6 +9,7 @@ from pydantic_core import to_jsonable_python
 from dspex.modules.run_context import RUN_PREFIX
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
+from dspex.providers.prices import response_cost
 from dspex.runtime.engine import Codec, Effects
 
 T = TypeVar("T")
@@ -16,9 +17,18 @@ T = TypeVar("T")
 TOOL_PREFIX: Final = "tool "
 """What the fingerprint of a tool call begins with."""
 
-MODEL_CALL: Final = Codec(
-    "model", Response.to_json, Response.from_json, lambda got: got.usage.to_json()
-)
+
+@cache
+def model_call(model: str) -> Codec[Response]:
+    """Give what writes down and reads again the answers of the model of that name."""
+    return Codec(
+        "model",
+        Response.to_json,
+        Response.from_json,
+        lambda got: got.usage.to_json(),
+        partial(response_cost, model),
+    )
+
 
 # What a tool call gives: whether it failed, and what the model is told.
 TOOL_CALL: Final[Codec[Any]] = Codec(
@@ -52,7 +62,7 @@ class RunEffects:
 
 
 class RunLM:
-    """Passes a step's model calls through the run's effects, and adds up their usage.
+    """Passes a step's model calls through the run's effects; adds up what they took.
 
     A call that this run has finished before answers from there: what died between
     two dispatches of a step costs no second model call.
@@ -62,6 +72,7 @@ class RunLM:
         self._lm = lm
         self._effects = effects
         self.usage = Usage()
+        self.cost: float | None = 0.0
 
     @property
     def name(self) -> str:
@@ -88,8 +99,11 @@ class RunLM:
         response = await self._effects.perform(
             f"{self.name}:{request.fingerprint()}",
             partial(self._lm.complete, request, timeout=timeout),
-            codec=MODEL_CALL,
+            codec=model_call(self.name),
             request=request.to_json,
         )
         self.usage += response.usage
+        cost = response_cost(self.name, response)
+        known = self.cost
+        self.cost = None if known is None or cost is None else known + cost
         return response

@@ -1,12 +1,13 @@
 """What tokens cost."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 
-from dspex.providers.messages import Usage
+from dspex.providers.messages import Response, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,25 @@ def read_prices() -> dict[str, Price]:
     text = files("dspex.providers").joinpath("prices.json").read_bytes()
     table: dict[str, Any] = msgspec.json.decode(text)  # Any: JSON
     return {name: Price(*numbers) for name, numbers in table["models"].items()}
+
+
+def response_cost(model: str, response: Response) -> float | None:
+    """Give what an answer cost in US dollars; None where the price is not known.
+
+    `model` is an LM's name. Of several in order ("a|b", a fallback) it is the one that
+    the answer says it is from.
+    """
+    if "|" in model:
+        names = [
+            name
+            for name in model.split("|")
+            if response.model.startswith(name.partition(":")[2])
+        ]
+        model = max(names, key=len, default="")
+    price = _listed().get(model)
+    return None if price is None else price.cost(response.usage)
+
+
+@cache
+def _listed() -> dict[str, Price]:
+    return read_prices()

@@ -20,7 +20,7 @@ from opentelemetry.util.types import AttributeValue
 
 from dspex.providers.errors import Attempt
 from dspex.providers.messages import Request, Response
-from dspex.providers.prices import Price, read_prices
+from dspex.providers.prices import response_cost
 
 OPERATION: Final = "gen_ai.operation.name"
 PROVIDER: Final = "gen_ai.provider.name"
@@ -178,9 +178,9 @@ def _response_attributes(name: str, response: Response) -> dict[str, AttributeVa
     }
     if response.id is not None:
         attributes[RESPONSE_ID] = response.id
-    price = _prices().get(name)
-    if price is not None:
-        attributes[COST_USD] = price.cost(usage)
+    cost = response_cost(name, response)
+    if cost is not None:
+        attributes[COST_USD] = cost
     return attributes
 
 
@@ -202,8 +202,3 @@ def _address(url: str) -> dict[str, AttributeValue]:
     address = urlsplit(url)
     attributes = {SERVER_ADDRESS: address.hostname, SERVER_PORT: address.port}
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-@cache
-def _prices() -> dict[str, Price]:
-    return read_prices()

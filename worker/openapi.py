@@ -29,12 +29,20 @@ _SUMMARY: Final[JSON] = {
 }
 _RUN: Final[JSON] = {
     "type": "object",
-    "required": [*_SUMMARY["required"], "inputs", "outputs", "steps", "error"],
+    "required": [
+        *_SUMMARY["required"],
+        "inputs",
+        "outputs",
+        "steps",
+        "cost_usd",
+        "error",
+    ],
     "properties": {
         **_SUMMARY["properties"],
         "inputs": {"type": "object"},
         "outputs": {"type": "object"},
         "steps": {"type": "array", "items": {"type": "object"}},
+        "cost_usd": {"type": ["number", "null"]},
         "error": {"type": ["string", "null"]},
     },
 }

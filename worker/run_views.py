@@ -8,6 +8,7 @@ import trio
 from dspex.runtime.journal import RunCancelledError, RunRow
 from dspex.worker.app import Runtime
 from dspex.worker.runs import Status
+from dspex.worker.stored_cost import stored_cost
 
 JSON = dict[str, Any]  # Any: JSON
 
@@ -92,5 +93,6 @@ def _stored(row: RunRow) -> JSON:
         "inputs": row.inputs,
         "outputs": row.outputs or {},
         "steps": row.steps or [],
+        "cost_usd": stored_cost(row),
         "error": row.error,
     }

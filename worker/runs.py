@@ -148,6 +148,7 @@ class RunRecord:
             "inputs": to_jsonable_python(dict(self.inputs), fallback=str),
             "outputs": to_jsonable_python(given, fallback=str),
             "steps": steps,
+            "cost_usd": None if self.run is None else self.run.cost_usd,
             "error": None if self.error is None else str(self.error),
         }
 

@@ -21,6 +21,7 @@ from dspex.runtime.journal import (
     RunState,
     open_store,
 )
+from dspex.worker.stored_cost import stored_cost
 from dspex.worker.waterfall import print_waterfall
 
 _ALL: Final = 1_000_000
@@ -143,6 +144,7 @@ async def _find(journal: Journal, run: str) -> RunRow:
 async def _whole(journal: Journal, row: RunRow) -> dict[str, Any]:  # Any: JSON
     return {
         **asdict(row),
+        "cost_usd": stored_cost(row),
         "effects": [asdict(effect) for effect in await journal.effects(row.id)],
         "events": [asdict(event) for event in await journal.events(row.id)],
     }

@@ -8,9 +8,10 @@ from rich.text import Text
 
 from dspex.runtime.engine.effects import step_of
 from dspex.runtime.journal import EffectRow, Event, RunRow
+from dspex.worker.stored_cost import stored_cost
 
 _LABEL: Final = 28
-_TOLD: Final = 26
+_TOLD: Final = 38
 _NARROWEST: Final = 10
 _STEP_BAR: Final = "█"
 _CALL_BAR: Final = "▒"
@@ -23,7 +24,8 @@ def print_waterfall(
     events: Sequence[Event],
 ) -> None:
     """Print a run: head, a bar for each step and each of its calls, then outputs."""
-    console.print(f"[bold]{row.id}[/bold]  {row.program}@{row.version}  {row.state}")
+    head = f"[bold]{row.id}[/bold]  {row.program}@{row.version}  {row.state}"
+    console.print(head + _cost(stored_cost(row)), highlight=False)
     _values(console, row.inputs)
     steps = _steps(row, events)
     starts = [step["started_at"] for step in steps if step["started_at"] is not None]
@@ -39,6 +41,7 @@ def print_waterfall(
     chart = _Chart(begin, end, max(_NARROWEST, console.width - _LABEL - _TOLD))
     for step in steps:
         told = f"{step['seconds']:6.2f} s  {_tokens(step['usage'])}"
+        told += _cost(step.get("cost_usd"))
         if step.get("restarts"):
             told += f" ↻{step['restarts']}"
         started = step["started_at"]
@@ -51,6 +54,7 @@ def print_waterfall(
                     effect.finished_at - effect.seconds, effect.seconds, _CALL_BAR
                 )
                 told = f"{effect.seconds:6.2f} s  {_tokens(effect.usage)}"
+                told += _cost(effect.usage.get("cost_usd"))
                 _line(console, f"  {effect.kind}", bar, told, style="dim")
         if step.get("error"):
             console.print(f"  {step['error']}", style="red", markup=False)
@@ -87,6 +91,11 @@ def _steps(row: RunRow, events: Sequence[Event]) -> list[dict[str, Any]]:  # Any
 def _tokens(usage: Any) -> str:  # Any: JSON
     tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
     return f"{tokens} tok" if tokens else ""
+
+
+def _cost(dollars: float | None) -> str:
+    """Give a cost; nothing for none, and for one that is not known."""
+    return f"  ${dollars:.6f}" if dollars else ""
 
 
 def _line(console: Console, label: str, bar: str, told: str, *, style: str) -> None:

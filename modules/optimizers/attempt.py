@@ -13,7 +13,7 @@ from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.metrics import Judge, Score
 from dspex.modules.prediction import Prediction
-from dspex.modules.run_lm import MODEL_CALL, TOOL_CALL, TOOL_PREFIX
+from dspex.modules.run_lm import TOOL_CALL, TOOL_PREFIX, model_call
 from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import Message, Request, Response, Usage
@@ -62,7 +62,7 @@ class Meter:
             return await call()
 
         is_tool = fingerprint.startswith(TOOL_PREFIX)
-        codec: Codec[Any] = TOOL_CALL if is_tool else MODEL_CALL  # Any: T
+        codec: Codec[Any] = TOOL_CALL if is_tool else model_call("")  # Any: T
         # Here: a try that is given up takes its calls with it.
         result: T = await self._effects.perform_here(fingerprint, make, codec=codec)
         return self._count(result, is_replayed=not is_made)

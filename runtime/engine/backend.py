@@ -18,10 +18,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step gave: its outputs by name, and the tokens it used."""
+    """What a step gave: its outputs by name, the tokens it used, and their cost."""
 
     outputs: Mapping[str, Any]  # Any: whatever the signature says
     usage: Mapping[str, int] = field(default_factory=dict[str, int])
+    cost: float | None = 0.0
+    """US dollars; None where a price is not known."""
 
 
 class Backend(Protocol):

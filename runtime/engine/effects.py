@@ -36,6 +36,10 @@ def _none(_: object) -> Mapping[str, int]:
     return {}
 
 
+def _free(_: object) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[T]):
     """How the results of one kind of effect are written down and read again."""
@@ -44,6 +48,10 @@ class Codec(Generic[T]):
     encode: Callable[[T], Json]
     decode: Callable[[Json], T]
     usage: Callable[[T], Mapping[str, int]] = _none
+    cost: Callable[[T], float | None] = _free
+    """US dollars; None where the price is not known."""
+    is_whole: bool = False
+    """Its cost is that of effects made within: it counts when they are not."""
 
 
 PLAIN: Final[Codec[Any]] = Codec("value", _same, _same)
@@ -58,7 +66,7 @@ class FinishedEffect:
     kind: str
     request: Json
     response: Json
-    usage: Mapping[str, int]
+    usage: Mapping[str, float]
     seconds: float
     finished_at: float
 
@@ -92,10 +100,17 @@ def step_of(path: str) -> str:
 
 @dataclass(slots=True)
 class EffectCounts:
-    """How many effects of a step were made, and how many the journal had."""
+    """How many effects of a step were made, how many the journal had, their cost."""
 
     live: int = 0
     journaled: int = 0
+    cost_usd: float | None = 0.0
+    """What they cost, in this process or an earlier one; None: not known."""
+
+    def pay(self, cost: float | None) -> None:
+        """Add a cost; one that is not known leaves the sum unknown."""
+        known = self.cost_usd
+        self.cost_usd = None if known is None or cost is None else known + cost
 
 
 class EffectLog:
@@ -143,7 +158,9 @@ class EffectLog:
         except Exception as error:
             raise EffectDecodeError(key[0], codec.kind, error) from error
         self._finished[key] = value
-        self._count(key).journaled += 1
+        counts = self._count(key)
+        counts.journaled += 1
+        counts.pay(codec.cost(value))
         self._left[step_of(key[0])] -= 1
         return _Found(value)
 
@@ -163,7 +180,10 @@ class EffectLog:
 
     async def keep(self, key: EffectKey, value: T, pending: "_Pending[T]") -> None:
         """Take note of a finished effect; returns when it is on disk."""
-        self._count(key).live += 1
+        counts = self._count(key)
+        counts.live += 1
+        if not pending.codec.is_whole:
+            counts.pay(pending.codec.cost(value))
         if self._journal is not None:
             effect = pending.finish(key, value)
             try:
@@ -216,12 +236,16 @@ class _Pending(Generic[T]):
     started: float = field(default_factory=trio.current_time)
 
     def finish(self, key: EffectKey, value: T) -> FinishedEffect:
+        usage: dict[str, float] = dict(self.codec.usage(value))
+        cost = self.codec.cost(value)
+        if usage and cost is not None:
+            usage["cost_usd"] = cost
         return FinishedEffect(
             key,
             self.codec.kind,
             None if self.request is None else self.request(),
             self.codec.encode(value),
-            self.codec.usage(value),
+            usage,
             trio.current_time() - self.started,
             time.time(),
         )

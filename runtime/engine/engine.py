@@ -229,6 +229,7 @@ class _Execution:
             counts = effect_log.counts.get(name)
             if counts is not None:
                 record.live, record.journaled = counts.live, counts.journaled
+                record.cost_usd = counts.cost_usd
             del self._in_flight[id(record)]
         self._check_unused(name, record, effect_log)
         record.state = "succeeded"

@@ -64,6 +64,7 @@ class Plan:
             lambda result: {
                 "outputs": to_jsonable_python(dict(result.outputs), fallback=str),
                 "usage": dict(result.usage),
+                "cost_usd": result.cost,
             },
             lambda data: StepResult(
                 {
@@ -71,7 +72,10 @@ class Plan:
                     for name, value in data["outputs"].items()
                 },
                 data["usage"],
+                data.get("cost_usd"),
             ),
+            cost=lambda result: result.cost,
+            is_whole=True,
         )
 
     def read_outputs(self, data: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON

@@ -1,6 +1,6 @@
 """Run: one execution of a program, and what is told of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -35,6 +35,9 @@ class StepRecord:
     """How often it was begun: retries and restarts included."""
     seconds: float = 0.0
     usage: Mapping[str, int] = field(default_factory=dict[str, int])
+    cost_usd: float | None = 0.0
+    """What its model calls cost, in this process or an earlier one, with those of
+    attempts that failed; None where a price is not known."""
     restarts: int = 0
     """How often it was dispatched again because what ran it had died."""
     started_at: float | None = None
@@ -54,6 +57,7 @@ class StepRecord:
             "attempts": self.attempts,
             "seconds": round(self.seconds, 3),
             "usage": dict(self.usage),
+            "cost_usd": self.cost_usd,
             "restarts": self.restarts,
             "started_at": self.started_at,
             "live": self.live,
@@ -64,7 +68,7 @@ class StepRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:  # Any: JSON
         """Read what `to_json` gave."""
-        return cls(**data)
+        return cls(**{"cost_usd": None, **data})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,11 @@ class Run:
         return "cancelled" if isinstance(self.error, RunCancelledError) else "failed"
 
     @property
+    def cost_usd(self) -> float | None:
+        """What its model calls cost in US dollars; None where a price is not known."""
+        return total_cost(record.cost_usd for record in self.steps)
+
+    @property
     def outputs(self) -> Mapping[str, Any]:  # Any: whatever the signatures say
         """The program's outputs by name; a failed run raises its error here."""
         if self.error is not None:
@@ -102,5 +111,16 @@ class Run:
             "status": self.status,
             "outputs": to_jsonable_python(dict(self.given), fallback=str),
             "steps": [record.to_json() for record in self.steps],
+            "cost_usd": self.cost_usd,
             "error": None if self.error is None else str(self.error),
         }
+
+
+def total_cost(costs: Iterable[float | None]) -> float | None:
+    """Give the sum of costs; None if one is not known."""
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total

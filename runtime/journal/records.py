@@ -64,7 +64,8 @@ class EffectRow:
     kind: str
     request: Json
     response: Json
-    usage: Mapping[str, int]
+    usage: Mapping[str, float]
+    """Tokens by kind, and `cost_usd` where the price is known."""
     seconds: float
     finished_at: float
 
