@@ -144,6 +144,8 @@ class Runtime:
             if known is not None:
                 return known
             plan = self.plan(program)
+            for warning in plan.warnings:
+                log.warning("program_odd", program=program.name, reason=warning)
             for name, step in program.steps.items():
                 backend = self._engine.backends[step.backend]
                 try:

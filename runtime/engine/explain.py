@@ -25,6 +25,7 @@ def explain(plan: Plan) -> str:
         order.done(*ready)
     for name, source in plan.outputs.items():
         lines.append(f"  output  {name} = {_source(source)}")
+    lines += [f"  warning {it}" for it in plan.warnings]
     return "\n".join(lines)
 
 

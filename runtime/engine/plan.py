@@ -52,6 +52,8 @@ class Plan:
     conditions: Mapping[str, Condition]
     actors: str
     """What the names of its actors begin with."""
+    warnings: tuple[str, ...] = ()
+    """What is odd and yet can be run, each with its file and line."""
     _adapters: dict[str, TypeAdapter[Any]] = dataclasses.field(
         default_factory=dict[str, TypeAdapter[Any]], compare=False, repr=False
     )

@@ -21,11 +21,14 @@ from dspex.runtime.engine.plan import (
 )
 from dspex.runtime.engine.program import Program, Step
 from dspex.runtime.engine.type_check import can_feed
-from dspex.runtime.engine.wiring import outputs, program_inputs, reference, wire
+from dspex.runtime.engine.wiring import (
+    outputs,
+    program_inputs,
+    reference,
+    wire,
+    written_at,
+)
 from dspex.runtime.errors import DspexError
-
-# The parts of a step that an error about it names.
-_BLAMED = ("signature", "config")
 
 
 def make_plan(
@@ -57,6 +60,7 @@ def make_plan(
         for source, input_name in condition.references:
             if source == PROGRAM_INPUTS:
                 inputs.setdefault(input_name, Any)
+    warnings = _check_declared(program, wiring, conditions, inputs)
     _check_types(program, wiring, shapes, inputs)
     plan = Plan(
         program,
@@ -67,6 +71,7 @@ def make_plan(
         outputs(program, shapes),
         conditions,
         program.name if actors is None else actors,
+        warnings,
     )
     try:
         TopologicalSorter(plan.dependencies).prepare()
@@ -75,6 +80,7 @@ def make_plan(
         raise ProgramError(
             f"steps wait for each other in a cycle: {' -> '.join(cycle)}",
             place=program.place("steps", cycle[0]),
+            step=cycle[0],
         ) from error
     return plan
 
@@ -87,10 +93,18 @@ def _shape(
     except DspexError as error:
         # Such an error shows the place with a caret below; here there is a line.
         problem = str(error).splitlines()[0]
-        key = next((key for key in _BLAMED if key in problem), "module")
-        raise ProgramError(
-            problem, place=program.place("steps", name, key), step=name
-        ) from error
+        place = program.place("steps", name, *_blamed(step, problem, error))
+        raise ProgramError(problem, place=place, step=name) from error
+
+
+def _blamed(step: Step, problem: str, error: DspexError) -> tuple[str, ...]:
+    """Give which part of a step an error of its backend is about."""
+    setting = str(getattr(error, "name", "")).partition("[")[0]
+    if setting in step.config:
+        return ("config", setting)
+    if setting in Step.model_fields:
+        return (setting,)
+    return ("signature" if "signature" in problem else "module",)
 
 
 def _outer(program: Program, name: str, call: Shape) -> Shape:
@@ -163,6 +177,54 @@ def _check_step(
             )
 
 
+def _check_declared(
+    program: Program,
+    wiring: Mapping[str, Mapping[str, Reference | Literal]],
+    conditions: Mapping[str, Condition],
+    inputs: dict[str, Any],  # Any: types, such as Literal, that are no classes
+) -> tuple[str, ...]:
+    """Compare the inputs that a program declares with those that it uses.
+
+    Gives a warning for each that no step uses; a run must be given it all the same.
+    """
+    if program.inputs is None:
+        return ()
+    used = [
+        (name, written_at(program, name, field), source.field)
+        for name, wires in wiring.items()
+        for field, source in wires.items()
+        if isinstance(source, Reference) and source.step is None
+    ]
+    used += [
+        (name, ("steps", name, "when"), field)
+        for name, condition in conditions.items()
+        for source, field in condition.references
+        if source == PROGRAM_INPUTS
+    ]
+    for name, path, field in used:
+        if field not in program.inputs:
+            declared = ", ".join(program.inputs) or "none"
+            raise ProgramError(
+                f"nothing gives {field!r}: no step does, and the program's inputs "
+                f"are: {declared}",
+                place=program.place(*path),
+                step=name,
+            )
+    for field in program.inputs:
+        inputs.setdefault(field, Any)
+    unused = set(program.inputs) - {field for _, _, field in used}
+    return tuple(
+        str(
+            ProgramError(
+                f"the input {field!r} is used by no step: remove it, or use it",
+                place=program.place("inputs", index),
+            )
+        )
+        for index, field in enumerate(program.inputs)
+        if field in unused
+    )
+
+
 def _check_types(
     program: Program,
     wiring: Mapping[str, Mapping[str, Reference | Literal]],
@@ -184,6 +246,6 @@ def _check_types(
                 raise ProgramError(
                     f"the input {field!r} is {type_name(wanted)}, and {what} gives "
                     f"{type_name(given)}",
-                    place=program.place("steps", name, "inputs", field),
+                    place=program.place(*written_at(program, name, field)),
                     step=name,
                 )

@@ -89,13 +89,15 @@ class Program(BaseModel):
 
     A step starts when what it depends on is there; independent steps run in
     parallel. `outputs` maps names to `STEP.FIELD`; without it the run gives every
-    output of every step by its own name.
+    output of every step by its own name. `inputs` names what a run is given; without
+    it that is whatever the steps take from nowhere else.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: Name
     steps: Mapping[Name, Step] = Field(min_length=1)
+    inputs: tuple[Name, ...] | None = None
     outputs: Mapping[str, str] | None = None
     description: str = ""
     options: ProgramOptions = Field(default_factory=ProgramOptions)

@@ -44,12 +44,18 @@ def _explicit(
 ) -> Reference | Literal:
     if isinstance(written, str):
         return reference(
-            program, written, shapes, step=name, path=("steps", name, "inputs", field)
+            program, written, shapes, step=name, path=written_at(program, name, field)
         )
     if not isinstance(written, Mapping):
         return Literal(written)
     mapping = cast("Mapping[str, object]", written)
     return Literal(mapping["value"] if set(mapping) == {"value"} else mapping)
+
+
+def written_at(program: Program, step: str, field: str) -> tuple[str, ...]:
+    """Give the path of what says where an input of a step comes from."""
+    mapped = program.steps[step].map
+    return ("steps", step, "map" if field in (mapped or ()) else "inputs", field)
 
 
 def reference(
@@ -143,6 +149,7 @@ def outputs(program: Program, shapes: Mapping[str, Shape]) -> dict[str, Referenc
                     f"the output {field!r} is given by the steps "
                     f"{found[field].step!r} and {step!r}: say which under outputs",
                     place=program.place("steps", step),
+                    step=step,
                 )
             found[field] = Reference(step, field)
     return found
