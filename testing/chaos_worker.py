@@ -88,7 +88,7 @@ class _Injection:
             return app
         counted = CountedLM(app.lm, self._orders.calls)
         self._model = FaultyLM(counted, self._plan)
-        return App(*app.programs, lm=self._model, children=app.children)
+        return app.with_lm(self._model)
 
     @asynccontextmanager
     async def around(self, runtime: Runtime) -> AsyncGenerator[None]:

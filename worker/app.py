@@ -44,6 +44,7 @@ from dspex.supervisors import (
 from dspex.supervisors.child_spec import Restart
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError, ProgramNotFoundError
+from dspex.worker.event_cursor import EventCursor
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, watched_run
 
@@ -338,9 +339,12 @@ class Runtime:
         Raises:
             RunNotFoundError: there is no such run.
         """
-        if self._desk is not None and not self.table.has(run):
-            return await self._desk.next_events(run, after=after)
-        return await self.table.next_events(run, after=after)
+        cursor = self.read_events(run, after=after)
+        while (batch := await cursor.take()) is not None:
+            if batch:
+                return batch
+            await cursor.wait()
+        return []
 
     async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
         """Give a run's events in order, from the one after `after` to its end.
@@ -348,10 +352,16 @@ class Runtime:
         Raises:
             RunNotFoundError: there is no such run.
         """
-        while batch := await self.next_events(run, after=after):
+        cursor = self.read_events(run, after=after)
+        while (batch := await cursor.take()) is not None:
             for event in batch:
-                after = event.seq
                 yield event
+            if not batch:
+                await cursor.wait()
+
+    def read_events(self, run: str, *, after: int = 0) -> EventCursor:
+        """Give a place in the events of a run, to read on from."""
+        return EventCursor(self.table, self._desk, run, after=after)
 
     @property
     def has_store(self) -> bool:

@@ -1,10 +1,13 @@
 """App: what a worker or an embedded runtime serves, as data."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Self
 
+from dspex.modules.module import Module
 from dspex.providers.lm import LM
 from dspex.runtime.engine import Program
 from dspex.supervisors import ChildSpec, Supervisor
@@ -18,23 +21,39 @@ class App:
 
     A program given as a path is read when the app is opened. Without an `lm` the
     embedded model is used. `children` are started last in the tree, and stopped
-    first.
+    first. `modules` are programs as code: what makes them, by the name that a step's
+    `module` has.
     """
 
     programs: tuple[Program | str | Path, ...]
     lm: LM | None
     children: tuple[ChildSpec, ...]
+    modules: Mapping[str, Callable[[], Module]]
 
     def __init__(
         self,
         *programs: Program | str | Path,
         lm: LM | None = None,
         children: Iterable[ChildSpec] = (),
+        modules: Mapping[str, Callable[[], Module]] = MappingProxyType({}),
     ) -> None:
         set_field = object.__setattr__
         set_field(self, "programs", programs)
         set_field(self, "lm", lm)
         set_field(self, "children", tuple(children))
+        set_field(self, "modules", MappingProxyType(dict(modules)))
+
+    def with_lm(self, lm: LM | None) -> Self:
+        """Give the same app with this model."""
+        return type(self)(
+            *self.programs, lm=lm, children=self.children, modules=self.modules
+        )
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that its program files are in."""
+        files = [it for it in self.programs if not isinstance(it, Program)]
+        return list(dict.fromkeys(Path(it).resolve().parent for it in files))
 
     def read_programs(self) -> list[Program]:
         """Give the programs, read anew where they are files.
@@ -55,8 +74,12 @@ async def open_app(
     shutdown_timeout: float = 1.0,
     max_runs: int = 1_000,
     keep_text: KeepText = True,
+    search_path: Sequence[str | Path] = (),
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
+
+    Steps of the python backend find modules in the folders of the app's program files
+    and in those of `search_path`.
 
     Raises:
         ProgramError: a program cannot be run as written.
@@ -65,10 +88,12 @@ async def open_app(
     programs = app.read_programs()
     async with open_runtime(
         app.lm,
+        modules=app.modules,
         store=store,
         shutdown_timeout=shutdown_timeout,
         max_runs=max_runs,
         keep_text=keep_text,
+        search_path=[*app.folders, *search_path],
     ) as runtime:
         for program in programs:
             await runtime.load(program)

@@ -38,7 +38,7 @@ RUNS: Final = "runs"
 """The name of the actor that executes runs."""
 
 # Runs of this process tell of their end; those of others are looked at.
-_POLL_SECONDS: Final = 0.25
+POLL_SECONDS: Final = 0.25
 _OWN_POLL_SECONDS: Final = 5.0
 
 # Idempotency keys become run ids under this name.
@@ -140,7 +140,7 @@ class DurableDesk:
                 if waiter.done.is_set():
                     waiter = self._board.expect(run)
                 is_own = self._board.has(run)
-                poll = _OWN_POLL_SECONDS if is_own else _POLL_SECONDS
+                poll = _OWN_POLL_SECONDS if is_own else POLL_SECONDS
         finally:
             self._board.forget(run, waiter)
 
@@ -173,18 +173,15 @@ class DurableDesk:
             with suppress(CallError):
                 await ref.call(DurableRuns.cancel, run)
 
-    async def next_events(self, run: str, *, after: int) -> list[RunEvent]:
-        """Give a run's events after that number; wait for one. Empty: it has ended.
+    async def look_events(self, run: str, *, after: int) -> tuple[list[RunEvent], bool]:
+        """Give a run's events after that number, and whether no more will come.
 
         Raises:
             RunNotFoundError: there is no such run.
         """
-        while True:
-            row = await self.journal.run(run)
-            found = await self.journal.events(run, after=after)
-            if found or row.is_finished:
-                return [_event(event) for event in found]
-            await trio.sleep(_POLL_SECONDS)
+        row = await self.journal.run(run)
+        found = await self.journal.events(run, after=after)
+        return [_event(event) for event in found], row.is_finished
 
     async def drain(self, timeout: float) -> bool:
         """Start no more runs, and wait for those that run; whether all have ended."""

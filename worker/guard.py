@@ -14,12 +14,13 @@ from typing import Final
 
 import trio
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspex.runtime.log import get_logger
 from dspex.worker.event_stream import STREAM, EventStream
+from dspex.worker.run_stream import RunStream
 from dspex.worker.settings import WorkerSettings
 
 log = get_logger()
@@ -30,6 +31,8 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _MAX_CLIENTS: Final = 1_000
 _MAX_SESSIONS: Final = 100
+# What the server still looks at while it sends, and the log.
+_KEPT: Final = ("type", "method", "http_version", "path")
 _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -189,9 +192,15 @@ class Guard:
 
         try:
             await self._app(scope, counted, send)
-            stream: EventStream | None = scope.pop(STREAM, None)
+            stream: EventStream | RunStream | None = scope.pop(STREAM, None)
             if stream is not None:
-                await stream.send(counted, send)
+                # What was parsed and routed would stay as long as the stream.
+                kept = {name: scope[name] for name in _KEPT}
+                scope.clear()
+                scope.update(kept)
+                await stream.send(receive, send)
+        except ClientDisconnect:
+            log.debug("client_left", method=scope["method"], path=scope["path"])
         except Exception:
             # Answered already, without a traceback; the log has it whole.
             log.exception("request_failed", method=scope["method"], path=scope["path"])

@@ -4,8 +4,6 @@ import re
 from collections.abc import AsyncGenerator
 from typing import Any, Final, cast
 
-import msgspec
-import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,10 +14,11 @@ from starlette.types import ASGIApp
 from dspex.runtime.engine import Plan, RunInputError
 from dspex.runtime.journal import RunNotFoundError
 from dspex.worker.errors import ProgramNotFoundError
-from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, EventStream, frame
+from dspex.worker.event_stream import EventStream
 from dspex.worker.guard import Guard, problem
 from dspex.worker.metrics import make_registry, render
 from dspex.worker.openapi import describe_api, input_schema, output_schema
+from dspex.worker.run_stream import RunStream
 from dspex.worker.run_views import is_finished, view_run, view_runs
 from dspex.worker.runs import (
     KeyReusedError,
@@ -179,7 +178,7 @@ async def cancel_run(request: Request) -> Response:
     return reply(await view_run(service.runtime, run))
 
 
-async def stream_events(request: Request) -> EventStream | Response:
+async def stream_events(request: Request) -> RunStream | Response:
     """Send a run's events as they happen, from the one after Last-Event-ID."""
     service = service_of(request)
     run: str = request.path_params["run"]
@@ -187,32 +186,23 @@ async def stream_events(request: Request) -> EventStream | Response:
     last = request.headers.get("last-event-id", "0")
     if not (last.isascii() and last.isdigit() and len(last) <= _MAX_DIGITS):
         raise BadRequestError(422, f"last-event-id {last[:50]!r} is not a number")
-    return open_stream(service, _run_frames(service, run, int(last)))
+    if service.has_too_many_streams:
+        return _too_many_streams()
+    cursor = service.runtime.read_events(run, after=int(last))
+    return RunStream(cursor, service.streams)
 
 
 def open_stream(
     service: Service, frames: AsyncGenerator[bytes]
 ) -> EventStream | Response:
     """Answer with a stream, unless as many as may be are open."""
-    if len(service.open_streams) >= service.settings.max_streams:
-        return problem(503, "too many event streams are open", headers=_RETRY)
+    if service.has_too_many_streams:
+        return _too_many_streams()
     return EventStream(frames, open_streams=service.open_streams)
 
 
-async def _run_frames(service: Service, run: str, after: int) -> AsyncGenerator[bytes]:
-    while True:
-        with trio.move_on_after(KEEP_ALIVE_SECONDS):
-            batch = await service.runtime.next_events(run, after=after)
-            if not batch:
-                return
-            chunks: list[bytes] = []
-            for event in batch:
-                after = event.seq
-                data = msgspec.json.encode(event.to_json())
-                chunks.append(frame(data, id=event.seq, event=event.kind))
-            yield b"".join(chunks)
-            continue
-        yield b""
+def _too_many_streams() -> Response:
+    return problem(503, "too many event streams are open", headers=_RETRY)
 
 
 async def healthz(request: Request) -> Response:

@@ -46,7 +46,7 @@ class Loader:
         """
         app = self._read()
         if app.lm is None:
-            return App(*app.programs, lm=self._make_lm(), children=app.children)
+            return app.with_lm(self._make_lm())
         return app
 
     def _read(self) -> App:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import trio
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -15,6 +15,7 @@ from dspex.runtime import ActorStarted
 from dspex.runtime.reasons import is_orderly
 from dspex.runtime.telemetry import Event
 from dspex.worker.app import Runtime
+from dspex.worker.run_stream import Streams
 
 
 class RuntimeCollector(Collector):
@@ -26,6 +27,7 @@ class RuntimeCollector(Collector):
         self.ended = 0
         self.crashed = 0
         self.open_streams: set[trio.CancelScope] = set()
+        self.streams = Streams(runtime.table)
         runtime.node.telemetry.attach(self._note)
 
     def _note(self, event: Event) -> None:
@@ -72,7 +74,14 @@ class RuntimeCollector(Collector):
             tokens.add_metric([kind], count)
         yield tokens
         yield GaugeMetricFamily(
-            "dspex_event_streams", "Open event streams.", len(self.open_streams)
+            "dspex_event_streams",
+            "Open event streams.",
+            len(self.open_streams) + len(self.streams.open),
+        )
+        yield GaugeMetricFamily(
+            "dspex_tasks",
+            "Live trio tasks.",
+            trio.lowlevel.current_statistics().tasks_living,
         )
 
 
@@ -80,6 +89,7 @@ def make_registry(collector: RuntimeCollector) -> CollectorRegistry:
     """Give a registry of this worker's own; the global one is left alone."""
     registry = CollectorRegistry()
     registry.register(collector)
+    ProcessCollector(registry=registry)  # memory, CPU, descriptors; registers itself
     return registry
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import trio
 from pydantic_core import to_jsonable_python
@@ -68,6 +68,14 @@ class RunEvent:
         }
 
 
+class Follower(Protocol):
+    """Who wants to be woken by each event of a run."""
+
+    def wake(self) -> None:
+        """Hear that there is one; runs no code of others."""
+        ...
+
+
 @dataclass(slots=True)
 class RunRecord:
     """One run: what it was asked, how far it is, what came out."""
@@ -89,6 +97,7 @@ class RunRecord:
     last_seq: int = 0
     scope: trio.CancelScope | None = None
     """Of the task that runs it, where one of this process does."""
+    followers: set[Follower] = field(default_factory=set[Follower])
     _changed: trio.Event | None = None
     _ended: trio.Event | None = None
 
@@ -104,6 +113,8 @@ class RunRecord:
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+        for follower in self.followers:
+            follower.wake()
 
     async def wait_changed(self) -> None:
         """Wait for the next event."""
@@ -282,6 +293,18 @@ class RunTable:
 
     def _count(self, status: Status, change: int) -> None:
         self.counts[status] = self.counts.get(status, 0) + change
+
+    def follow(self, run: str, follower: Follower) -> None:
+        """Wake somebody by each event of a run, if it is known here."""
+        record = self._records.get(run)
+        if record is not None:
+            record.followers.add(follower)
+
+    def unfollow(self, run: str, follower: Follower) -> None:
+        """Take a `follow` back."""
+        record = self._records.get(run)
+        if record is not None:
+            record.followers.discard(follower)
 
     async def wait_finished(self, run: str) -> RunRecord:
         """Wait for a run's end."""

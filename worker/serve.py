@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -118,6 +119,7 @@ class _Worker:
                 shutdown_timeout=settings.shutdown_timeout,
                 max_runs=settings.max_runs,
                 keep_text=settings.keep_text,
+                search_path=[Path.cwd()],
             ) as runtime,
             self._around(runtime),
         ):
@@ -195,7 +197,7 @@ async def listen(
     config.graceful_timeout = _CONNECTION_SECONDS
     config.backlog = 4096
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service.end_streams)
+        nursery.start_soon(service.keep_streams)
         await serve(
             make_api(service, Observer(service).routes()),  # type: ignore[arg-type] # its own ASGI types
             config,
@@ -226,7 +228,7 @@ def make_service(runtime: Runtime, settings: WorkerSettings) -> Service:
     """Give what `listen` serves."""
     token = None if settings.token is None else settings.token.get_secret_value()
     collector = RuntimeCollector(runtime)
-    return Service(runtime, settings, Sessions(token), collector)
+    return Service(runtime, settings, Sessions(token), collector, collector.streams)
 
 
 class AddressError(DspexError):

@@ -14,6 +14,7 @@ from dspex.runtime import DspexError
 from dspex.worker.app import Runtime
 from dspex.worker.guard import Sessions
 from dspex.worker.metrics import RuntimeCollector
+from dspex.worker.run_stream import Streams
 from dspex.worker.settings import WorkerSettings
 
 RETRY_AFTER_SECONDS = 1
@@ -35,6 +36,7 @@ class Service:
     settings: WorkerSettings
     sessions: Sessions
     collector: RuntimeCollector
+    streams: Streams
     closing: trio.Event = field(default_factory=trio.Event)
     is_draining: bool = False
 
@@ -43,9 +45,19 @@ class Service:
         """The scopes of the event streams that are open."""
         return self.collector.open_streams
 
-    async def end_streams(self) -> None:
-        """Wait for `closing`, then end what is streamed."""
-        await self.closing.wait()
+    @property
+    def has_too_many_streams(self) -> bool:
+        """Whether no further stream may be opened."""
+        count = len(self.open_streams) + len(self.streams.open)
+        return count >= self.settings.max_streams
+
+    async def keep_streams(self) -> None:
+        """Tick for the streams until `closing` is set, then end them."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.streams.tick)
+            await self.closing.wait()
+            nursery.cancel_scope.cancel()
+        self.streams.end()
         for scope in self.open_streams:
             scope.cancel()
 

@@ -1,0 +1,75 @@
+"""EventCursor: how far somebody has read the events of a run, wherever they are."""
+
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from dspex.worker.durable import POLL_SECONDS, DurableDesk
+from dspex.worker.runs import RunEvent, RunTable
+
+_LAST: Final = "finished"
+
+
+class EventCursor:
+    """Reads a run's events in order: from this process, or from the store.
+
+    A run that leaves this process is read on in the store, whose events have numbers
+    of their own: some may come twice or not at all then, but the end is always told.
+    """
+
+    __slots__ = ("_desk", "_is_told", "_table", "after", "run")
+
+    def __init__(
+        self, table: RunTable, desk: DurableDesk | None, run: str, *, after: int
+    ) -> None:
+        self.run = run
+        self.after = after
+        self._table = table
+        self._desk = desk
+        self._is_told = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process has the run, and tells of its events."""
+        return self._desk is None or self._table.has(self.run)
+
+    async def take(self) -> list[RunEvent] | None:
+        """Give the events that are there by now, maybe none; None: the run is over.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        if self._desk is None or self._table.has(self.run):
+            record = self._table.get(self.run)
+            found: list[RunEvent] = []
+            if record.last_seq > self.after:
+                found = [it for it in record.events if it.seq > self.after]
+            elif record.is_finished:
+                return None
+        else:
+            found, is_over = await self._desk.look_events(self.run, after=self.after)
+            if not found and is_over:
+                found = await self._end(self._desk)
+                if not found:
+                    return None
+        if found:
+            self.after = found[-1].seq
+            self._is_told = found[-1].kind == _LAST
+        return found
+
+    async def _end(self, desk: DurableDesk) -> list[RunEvent]:
+        """Give the end, if it has a lower number than what was read elsewhere."""
+        if self._is_told:
+            return []
+        every, _ = await desk.look_events(self.run, after=0)
+        if not every or every[-1].seq >= self.after:
+            return []
+        return [replace(every[-1], seq=self.after + 1)]
+
+    async def wait(self) -> None:
+        """Wait until there may be more, after `take` gave none."""
+        if self.is_here:
+            await self._table.get(self.run).wait_changed()
+        else:
+            await trio.sleep(POLL_SECONDS)

@@ -1,0 +1,133 @@
+"""RunStream: the events of a run as an ASGI answer, for thousands of clients.
+
+What a client costs is what waits for it. Here that is one task in one cancel scope: it
+waits for the client to go, and is woken by cancelling that wait. Keep-alives and looks
+into the store come from one task for all streams.
+"""
+
+from typing import Final
+
+import msgspec
+import trio
+from starlette.types import Receive, Scope, Send
+
+from dspex.worker.event_cursor import EventCursor
+from dspex.worker.event_stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, STREAM, frame
+from dspex.worker.runs import RunEvent, RunTable
+
+_TICK_SECONDS: Final = 0.25
+_HEADERS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+)
+
+
+class RunStream:
+    """Sends a run's events until it is over, the client leaves, or it is ended."""
+
+    __slots__ = (
+        "_cursor",
+        "_is_ended",
+        "_is_woken",
+        "_silent_since",
+        "_wait",
+        "streams",
+    )
+
+    def __init__(self, cursor: EventCursor, streams: "Streams") -> None:
+        self.streams = streams
+        self._cursor = cursor
+        self._wait: trio.CancelScope | None = None
+        self._is_woken = False
+        self._is_ended = False
+        self._silent_since = trio.current_time()
+        streams.open.add(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be the answer to the request; the guard sends it."""
+        scope[STREAM] = self
+
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Answer the request."""
+        table, run = self.streams.table, self._cursor.run
+        try:
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": _HEADERS}
+            )
+            while not self._is_ended and (chunk := await self._next()) is not None:
+                if chunk:
+                    body = {"type": "http.response.body", "more_body": True}
+                    await send({**body, "body": chunk})
+                elif not await self._listen(receive):
+                    return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            table.unfollow(run, self)
+            self.streams.open.discard(self)
+
+    async def _next(self) -> bytes | None:
+        self._is_woken = False
+        events = await self._cursor.take()
+        if events is None:
+            return None
+        now = trio.current_time()
+        if events:
+            self._silent_since = now
+            return b"".join(map(_frame, events))
+        if now - self._silent_since >= KEEP_ALIVE_SECONDS:
+            self._silent_since = now
+            return KEEP_ALIVE
+        return b""
+
+    async def _listen(self, receive: Receive) -> bool:
+        """Wait until woken; False when the client has left."""
+        self.streams.table.follow(self._cursor.run, self)
+        with trio.CancelScope() as self._wait:
+            if self._is_woken:
+                self._wait.cancel()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Look again: something has happened in the run."""
+        self._is_woken = True
+        if self._wait is not None:
+            self._wait.cancel()
+
+    def tick(self, now: float) -> None:
+        """Wake it if nobody else does, or if it was silent for long."""
+        if not self._cursor.is_here or now - self._silent_since >= KEEP_ALIVE_SECONDS:
+            self.wake()
+
+    def end(self) -> None:
+        """End it in order."""
+        self._is_ended = True
+        self.wake()
+
+
+class Streams:
+    """The streams of runs that are open."""
+
+    def __init__(self, table: RunTable) -> None:
+        self.table = table
+        self.open: set[RunStream] = set()
+
+    async def tick(self) -> None:
+        """Wake the streams that nobody else wakes, until cancelled."""
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            now = trio.current_time()
+            for stream in self.open:
+                stream.tick(now)
+
+    def end(self) -> None:
+        """End all of them."""
+        for stream in self.open:
+            stream.end()
+
+
+def _frame(event: RunEvent) -> bytes:
+    data = msgspec.json.encode(event.to_json())
+    return frame(data, id=event.seq, event=event.kind)
