@@ -9,6 +9,7 @@ what must be as before: memory, descriptors, tasks.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -257,10 +258,10 @@ class Soak:
             if processes and random.random() < 0.5:
                 os.kill(random.choice(processes).pid, signal.SIGKILL)
                 self.kills["process"] += 1
-            actors = await self._actors()
-            name, number = random.choice(actors)
-            reply = await self._client.post(f"/observer/actors/{number}/kill")
-            self.kills[name.rpartition("/")[0] or name] += reply.status_code == 303
+            with contextlib.suppress(httpx.TransportError):
+                name, number = random.choice(await self._actors())
+                reply = await self._client.post(f"/observer/actors/{number}/kill")
+                self.kills[name.rpartition("/")[0] or name] += reply.status_code == 303
 
     async def _actors(self) -> list[tuple[str, int]]:
         tree = (await self._client.get("/v1/tree")).json()["tree"]
@@ -342,7 +343,9 @@ async def soak(minutes: float, folder: Path, log: Path) -> bool:
             base_url=url,
             timeout=60.0,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=32, keepalive_expiry=1.0
+            ),
         ) as client,
     ):
         it = Soak(pid, client, model)

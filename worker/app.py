@@ -45,6 +45,7 @@ from dspex.supervisors.child_spec import Restart
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError, ProgramNotFoundError
 from dspex.worker.event_cursor import EventCursor
+from dspex.worker.run_spans import run_span
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, watched_run
 
@@ -411,19 +412,19 @@ class Runtime:
         record = self.table.adopt(row.id, plan.program, row.inputs, row.accepted_at)
         watched_run.set(record)
         structlog.contextvars.bind_contextvars(run=row.id)
-        with self._use(plan):
+        with self._use(plan), run_span(row.id, row.program) as span:
             plan = await self._load(plan.program)
             inputs = plan.check_inputs(row.inputs)
-            return await self._engine.run(plan, inputs, journal=journal)
+            return span.ended(await self._engine.run(plan, inputs, journal=journal))
 
     async def execute(self, record: RunRecord) -> Run:
         """Run what was accepted; what its steps do becomes events of the record."""
         plan = await self._load(record.program)
         watched_run.set(record)
         structlog.contextvars.bind_contextvars(run=record.id)
-        return await self._engine.run(
-            plan, plan.check_inputs(record.inputs), run_id=record.id
-        )
+        inputs = plan.check_inputs(record.inputs)
+        with run_span(record.id, record.program.name) as span:
+            return span.ended(await self._engine.run(plan, inputs, run_id=record.id))
 
     def _named(self, program: Program | str) -> Program:
         return self.program(program) if isinstance(program, str) else program

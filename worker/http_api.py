@@ -18,6 +18,7 @@ from dspex.worker.event_stream import EventStream
 from dspex.worker.guard import Guard, problem
 from dspex.worker.metrics import make_registry, render
 from dspex.worker.openapi import describe_api, input_schema, output_schema
+from dspex.worker.run_spans import trace_of
 from dspex.worker.run_stream import RunStream
 from dspex.worker.run_views import is_finished, view_run, view_runs
 from dspex.worker.runs import (
@@ -134,11 +135,12 @@ async def create_run(request: Request) -> Response:
     inputs: object = body.get("inputs")
     if not isinstance(inputs, dict) or len(body) != 1:
         raise BadRequestError(422, 'the body must be {"inputs": {...}}')
-    run = await service.runtime.submit(
-        name,
-        cast("dict[str, Any]", inputs),  # JSON's keys are strings
-        key=key,
-    )
+    with trace_of(request.headers):
+        run = await service.runtime.submit(
+            name,
+            cast("dict[str, Any]", inputs),  # JSON's keys are strings
+            key=key,
+        )
     view = await view_run(service.runtime, run, wait=wait)
     where = {"location": f"/v1/runs/{run}"}
     return reply(view, 200 if is_finished(view) else 202, where)

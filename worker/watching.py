@@ -23,6 +23,7 @@ from dspex.runtime.engine import (
     StepResult,
 )
 from dspex.runtime.reasons import describe
+from dspex.worker.run_spans import step_span
 from dspex.worker.runs import RunRecord
 
 T = TypeVar("T")
@@ -71,9 +72,10 @@ class WatchedBackend:
         began = trio.current_time()
         watched = cast("Effects", _WatchedEffects(effects, record, label))
         try:
-            result = await self.inner.run(
-                name, step, inputs, effects=watched, deadline=deadline
-            )
+            with step_span(label, step.backend):
+                result = await self.inner.run(
+                    name, step, inputs, effects=watched, deadline=deadline
+                )
         except Exception as error:
             seconds = round(trio.current_time() - began, 6)
             problem = describe(error)

@@ -8,7 +8,7 @@ import typer
 
 from dspex.runtime import DspexError
 from dspex.worker.execute import Debug, execute
-from dspex.worker.logs import LEVELS, configure_logs
+from dspex.worker.logs import LEVELS, complain, configure_logs
 from dspex.worker.run_command import NOTHING_DONE
 from dspex.worker.top_command import watch_worker
 
@@ -60,6 +60,7 @@ def worker_command(
     """
     # Here, because no other command needs the extra `worker`.
     try:
+        from dspex.worker.otel import OtelError, open_otel
         from dspex.worker.serve import NOT_STARTED, run_worker
         from dspex.worker.settings import read_settings
     except ModuleNotFoundError as error:
@@ -89,7 +90,13 @@ def worker_command(
         print(settings.to_toml())  # noqa: T201
         return
     configure_logs(settings.log_level)
-    raise typer.Exit(run_worker(settings))
+    try:
+        with open_otel():
+            status = run_worker(settings)
+    except OtelError as error:
+        complain(str(error))
+        status = NOT_STARTED
+    raise typer.Exit(status)
 
 
 def top_command(

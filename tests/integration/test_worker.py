@@ -31,6 +31,44 @@ name: triage
 steps:
   classify: {module: Predict, signature: "ticket -> category"}
 """
+DOOMED = """
+import trio
+from dspex import App, ChildSpec, Program, Step
+from dspex.runtime import Actor
+
+class Doomed(Actor):
+    async def init(self):
+        self.spawn(self.die)
+
+    async def die(self):
+        await trio.sleep(0.01)
+        raise OSError("no disk")
+
+step = Step(module="Predict", signature="ticket -> category")
+app = App(
+    Program(name="triage", steps={"classify": step}),
+    children=[ChildSpec("doomed", Doomed)],
+)
+"""
+COUNTING = """
+from dspex import App, Module, Program, Step
+
+def count(ticket):
+    return {"words": len(ticket.split())}
+
+class Shout(Module):
+    async def forward(self, ticket):
+        return {"shout": ticket.upper()}
+
+app = App(
+    Program(name="count", steps={
+        "count": Step(module="counting:count", backend="python",
+                      signature="ticket -> words: int"),
+        "shout": Step(module="Shout", signature="ticket -> shout"),
+    }),
+    modules={"Shout": Shout},
+)
+"""
 RUNS = "/v1/programs/triage/runs"
 INPUTS = {"inputs": {"ticket": "My invoice is wrong"}}
 
@@ -214,6 +252,46 @@ async def test_systemd_hears_that_it_is_ready_alive_and_stopping(
     assert heard[0] == b"READY=1"
     assert heard.count(b"WATCHDOG=1") >= 3
     assert b"STOPPING=1" in heard
+
+
+async def test_a_tree_that_gives_up_ends_the_process_with_3(tmp_path: Path) -> None:
+    (tmp_path / "doomed.py").write_text(DOOMED)
+    done = await dspex(
+        "worker", "--app", "doomed:app", "--port", "0", "--lm", "openai:x",
+        "--base-url", "http://127.0.0.1:9/v1", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.status == 3, done.err
+    assert '"event": "worker_gave_up"' in done.err
+    assert "Traceback (most recent call last)" not in done.err.splitlines()[-1]
+
+
+async def test_a_python_step_finds_the_module_of_the_app_and_a_module_is_served(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    popen = subprocess.Popen(
+        argv(
+            "worker", "--app", "counting:app", "--port", str(port),
+            "--lm", "openai:x", "--base-url", "http://127.0.0.1:9/v1",
+        ),
+        cwd=tmp_path, env=os.environ | {"OPENAI_API_KEY": "none"},
+    )  # fmt: skip
+    try:
+        assert await eventually(lambda: is_open(port), seconds=60)
+        path = "/v1/programs/count/runs?wait=30"
+        done = await ask(port, "POST", path, {"inputs": {"ticket": "one two"}})
+        assert done.json["outputs"] == {"words": 2, "shout": "ONE TWO"}, done.json
+    finally:
+        popen.terminate()
+        assert popen.wait() == 0
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from typing import TypeVar
 
 import pytest
 import trio
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 import dspex
 from dspex import App, ChildSpec, Program, Step
+from dspex.providers import Request
 from dspex.runtime.engine import ProgramError
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
@@ -138,6 +141,37 @@ def test_context_variables_of_the_caller_reach_the_work() -> None:
                 return await rt.call(read)
 
             assert list(await asyncio.gather(ask("a"), ask("b"))) == ["a", "b"]
+
+    in_asyncio(main)
+
+
+def test_the_trace_of_the_caller_goes_over_to_the_work_and_its_steps() -> None:
+    seen: list[int] = []
+
+    def answer(_: Request) -> str:
+        seen.append(trace.get_current_span().get_span_context().trace_id)
+        return ANSWER
+
+    async def read(_: Runtime) -> int:
+        await trio.lowlevel.checkpoint()
+        return trace.get_current_span().get_span_context().trace_id
+
+    def span(trace_id: int) -> NonRecordingSpan:
+        return NonRecordingSpan(SpanContext(trace_id, 7, is_remote=False))
+
+    async def main() -> None:
+        async with dspex.aio.open_runtime(App(program(), lm=ScriptedLM(answer))) as rt:
+
+            async def ask(trace_id: int) -> int:
+                with trace.use_span(span(trace_id)):
+                    return await rt.call(read)
+
+            assert list(await asyncio.gather(ask(1), ask(2))) == [1, 2]
+            with trace.use_span(span(3)):
+                await rt.run("triage", ticket="x")
+                run = await rt.submit("triage", {"ticket": "x"})
+            await rt.result(run)
+            assert seen == [3, 3]
 
     in_asyncio(main)
 
