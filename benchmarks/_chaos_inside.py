@@ -28,6 +28,7 @@ from dspex.runtime.journal import WRITER
 from dspex.runtime.registry import Registry
 from dspex.supervisors import ChildSpec, Supervisor
 from dspex.testing import Action, ProviderRequest, open_fake_provider
+from dspex.testing.chaos_report import find_repeated
 from dspex.worker.app import Runtime
 from dspex.worker.durable import RUNS
 from dspex.worker.open_runtime import EMBEDDED, open_runtime
@@ -82,11 +83,12 @@ async def _harm(rt: Runtime, number: int, steps: Sequence[str]) -> str:
 
 
 class CountingLM:
-    """Counts the answers of a model by the request's fingerprint."""
+    """Notes when each call began, and counts the answers."""
 
     def __init__(self, inner: LM | None = None) -> None:
         self.inner = inner
-        self.answers: Counter[str] = Counter()
+        self.answers = 0
+        self.began: list[dict[str, Any]] = []
 
     @property
     def name(self) -> str:
@@ -105,8 +107,11 @@ class CountingLM:
     ) -> Response:
         assert self.inner is not None
         request = Request.of(request)
+        # As the journal has it.
+        key = f"{self.name}:{request.fingerprint()}"
+        self.began.append({"fingerprint": key, "began": time.time()})
         response = await self.inner.complete(request, timeout=timeout)
-        self.answers[request.fingerprint()] += 1
+        self.answers += 1
         return response
 
 
@@ -171,9 +176,13 @@ async def _torment(
             for run in runs:
                 states[(await rt.result(run)).status] += 1
             nursery.cancel_scope.cancel()
-    kept = 0
+    finished: dict[str, float] = {}
     for run in runs:
-        kept += sum(it.kind == "model" for it in await rt.journal.effects(run))
+        for it in await rt.journal.effects(run):
+            if it.kind == "model":
+                finished[it.fingerprint] = it.finished_at
+    assert finished.keys() <= {it["fingerprint"] for it in lm.began}
+    repeated = find_repeated(lm.began, finished)
     return {
         "figure": "chaos_inside",
         "model": "embedded" if options.embedded else "fake provider",
@@ -183,8 +192,9 @@ async def _torment(
         "failed": states["failed"],
         "kills": killed.total(),
         "killed": dict(killed),
-        "calls": kept,
-        "answers_given": lm.answers.total(),
-        "finished_calls_repeated": lm.answers.total() - kept,
+        "calls": len(finished),
+        "answers_given": lm.answers,
+        "in_flight_at_kills": lm.answers - len(finished) - len(repeated),
+        "finished_calls_repeated": len(repeated),
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -7,8 +7,10 @@ another. The program has native steps, a ReAct agent, a map and a step of the re
 `--inside` leaves the worker alive and kills what it is made of; with `--embedded` it
 runs a smaller program on the embedded model, which is killed too.
 
-It prints its figures; status 1 unless every run succeeded and no call whose answer was
-in the journal at a kill was made again.
+It prints its figures; status 1 unless every run succeeded and no finished call was made
+again. A call is finished when its answer is in the journal; one that was answered and
+is not there was in flight when its worker died or lost its lease: only that one may be
+made again.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from benchmarks._figure import figure
 from dspex.providers import ToolCall
 from dspex.runtime.journal.store import Store
 from dspex.testing import Action, Answer, ProviderRequest, open_fake_provider
+from dspex.testing.chaos_report import find_repeated
 from dspex.testing.fake_actions import Exchange
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +49,12 @@ class Provider:
     """Answers by what is asked, and counts the answers that were sent in full."""
 
     slowest: float
-    completed: Counter[str] = field(default_factory=Counter[str])
+    answered: int = 0
+    began: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def choose(self, request: ProviderRequest) -> Action:
+        key = fingerprint(request.json["messages"])
+        self.began.append({"fingerprint": key, "began": time.time()})
         return Counted(self, _answer(request.json, self.slowest))
 
 
@@ -61,7 +67,7 @@ class Counted:
 
     async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
         keep = await self.answer.run(request, exchange)
-        self.provider.completed[fingerprint(request.json["messages"])] += 1
+        self.provider.answered += 1
         return keep
 
 
@@ -85,13 +91,16 @@ def fingerprint(messages: list[dict[str, Any]]) -> str:  # Any: JSON
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def journaled(store: Store) -> set[str]:
-    """Give the keys of the model calls whose answers are on disk."""
+def journaled(store: Store) -> dict[str, float]:
+    """Give when each model call was finished whose answer is on disk."""
     from sqlalchemy import text
 
-    query = text("SELECT request FROM effect WHERE kind = 'model'")
-    rows = store.read(lambda connection: list(connection.scalars(query)))
-    return {fingerprint(json.loads(row)["messages"]) for row in rows}
+    query = text("SELECT request, finished_at FROM effect WHERE kind = 'model'")
+    rows = store.read(lambda connection: list(connection.execute(query)))
+    return {
+        fingerprint(json.loads(row.request)["messages"]): row.finished_at
+        for row in rows
+    }
 
 
 def states(store: Store) -> Counter[str]:
@@ -152,8 +161,6 @@ class Chaos:
 async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
     """Run, kill, and give the figures."""
     provider = Provider(options.delay)
-    # How often each call whose answer a kill found on disk had been answered by then.
-    paid: dict[str, int] = {}
     kills = 0
     began = time.monotonic()
     async with open_fake_provider(provider.choose) as server:
@@ -165,16 +172,15 @@ async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
                     if kills < options.kills:
                         await chaos.harm(kills % options.workers)
                         kills += 1
-                        for key in journaled(chaos.store):
-                            paid.setdefault(key, provider.completed[key])
                     chaos.revive()
                     if sum(states(chaos.store)[it] for it in ("failed", "cancelled")):
                         break
             found = states(chaos.store)
-            answers = len(journaled(chaos.store))
+            finished = journaled(chaos.store)
         finally:
             chaos.end()
-    asked = provider.completed.total()
+    assert finished.keys() <= {it["fingerprint"] for it in provider.began}
+    repeated = find_repeated(provider.began, finished)
     return {
         "figure": "chaos",
         "store": "postgres" if "://" in options.store else "sqlite",
@@ -184,12 +190,10 @@ async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
         "failed": found["failed"],
         "kills": kills,
         "workers": options.workers,
-        "calls": answers,
-        "answers_given": asked,
-        "in_flight_at_kills": asked - answers,
-        "finished_calls_repeated": sum(
-            provider.completed[key] - before for key, before in paid.items()
-        ),
+        "calls": len(finished),
+        "answers_given": provider.answered,
+        "in_flight_at_kills": provider.answered - len(finished) - len(repeated),
+        "finished_calls_repeated": len(repeated),
         "seconds": round(time.monotonic() - began, 1),
     }
 

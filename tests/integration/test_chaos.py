@@ -82,4 +82,5 @@ async def test_parts_killed_inside_a_worker_lose_no_run_and_repeat_no_call() -> 
     )
     assert figures["succeeded"] == 24
     assert figures["finished_calls_repeated"] == 0
+    assert figures["in_flight_at_kills"] <= figures["kills"] * 8 * 4
     assert {"writer", "actor", "dspy", "runs"} <= set(figures["killed"])
