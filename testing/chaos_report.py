@@ -87,7 +87,7 @@ class ChaosReport:
             f"  worker    {self.worker_starts} starts; exits: {exits or 'none'}",
             f"  calls     {self.calls_answered} model calls answered, "
             f"{len(self.repeated)} made again although finished",
-            *(f"  error     {n} x {text}" for text, n in errors),
+            *(f"  error     {n} x {text.partition(chr(10))[0]}" for text, n in errors),
             *(f"  unchecked {it}" for it in self.not_checked),
         ]
         return "\n".join(lines)

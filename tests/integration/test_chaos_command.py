@@ -102,6 +102,8 @@ def test_every_broken_invariant_is_a_breach() -> None:
         "the worker ended with status 1",
     ]
     assert report.to_json()["passed"] is False
+    report.tally.errors["r"] = "the model failed\n  To fix: wait"
+    assert "error     1 x the model failed\n" in f"{report}\n"
     report.tally.statuses.clear()
     assert "no run was accepted" in str(report)
 
