@@ -4,7 +4,6 @@ from dspex.runtime.bridge.bridge import DspyBridge
 from dspex.runtime.bridge.calls import (
     DspyCall,
     DspyResult,
-    HostedTool,
     ModelHandler,
     Optimization,
     OptimizedProgram,
@@ -31,7 +30,14 @@ from dspex.runtime.bridge.errors import (
 from dspex.runtime.bridge.pool import DspyPool
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
 from dspex.runtime.bridge.protocol import Limits
-from dspex.runtime.bridge.values import Audio, History, Image
+from dspex.runtime.bridge.values import (
+    Audio,
+    Example,
+    History,
+    HostedTool,
+    Image,
+    ToolCalls,
+)
 
 __all__ = [
     "Audio",
@@ -41,6 +47,7 @@ __all__ = [
     "DspyCall",
     "DspyPool",
     "DspyResult",
+    "Example",
     "ForkFailedError",
     "FrameTooLargeError",
     "History",
@@ -61,6 +68,7 @@ __all__ = [
     "SessionWorkerUnavailableError",
     "StreamingModelHandler",
     "TooManySessionsError",
+    "ToolCalls",
     "ToolHandler",
     "UnsupportedValueError",
     "WorkerDiedError",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from dspex.runtime.bridge.protocol import Optimize, Run, ToolInfo
-from dspex.runtime.bridge.values import Packed, pack
+from dspex.runtime.bridge.values import HostedTool, Packed, pack, tool_fields
 
 JSONObject: TypeAlias = dict[str, Any]  # Any: plain JSON
 
@@ -36,18 +36,6 @@ class StreamingModelHandler(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class HostedTool:
-    """A tool of this process that a hosted module may call.
-
-    `parameters` is the JSON schema of its arguments, an object with properties.
-    """
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]  # Any: JSON schema
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DspyCall:
     """One run of a hosted module or function.
@@ -64,8 +52,9 @@ class DspyCall:
     what the model behind the handler can do. With `own_model` the child calls that
     model itself, with `lm` as the arguments of `dspy.LM`, and the handler is not used.
 
-    `tools` are handed to the module as its `tools`; calls of them come to the tool
-    handler. `trace` asks for the predictors' inputs and outputs in the result.
+    `tools` are handed to the module as its `tools`; calls of them, and of a
+    `HostedTool` among the inputs, come to the tool handler. `trace` asks for the
+    predictors' inputs and outputs in the result.
     `stream` names output fields whose text is told to the progress handler as it
     comes, as `{"event": "delta", "predictor", "field", "text", "is_last"}`.
     `timeout` and `session` are for a pool: seconds the run may take before its process
@@ -90,6 +79,16 @@ class DspyCall:
     stream: Sequence[str] = ()
     timeout: float | None = None
     session: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that each tool has a name of its own.
+
+        Raises:
+            ValueError: two have the same.
+        """
+        names = [tool.name for tool in self.tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tools of {self.module}: two are called {twice[0]!r}")
 
     def to_run(self, number: int) -> Run:
         """Give the message that asks for this call.
@@ -116,10 +115,7 @@ class DspyCall:
             json_schema=self.json_schema,
             native_tools=self.native_tools,
             own_model=self.own_model,
-            tools=[
-                ToolInfo(tool.name, tool.description, dict(tool.parameters))
-                for tool in self.tools
-            ],
+            tools=[ToolInfo(**tool_fields(tool)) for tool in self.tools],
             trace=self.trace,
             stream=list(self.stream),
         )

@@ -194,9 +194,10 @@ def response_from_json(response: JSONObject, lm15: Lm15) -> Lm15:
     parts: list[Lm15] = []
     if choice["text"] or not choice["tool_calls"]:
         parts.append(lm15.TextPart(choice["text"] or choice.get("refusal") or ""))
-    for call in choice["tool_calls"]:
-        arguments = json.loads(call["arguments"] or "{}")
-        parts.append(lm15.ToolCallPart(call["id"], call["name"], arguments))
+    parts += [
+        lm15.ToolCallPart(call["id"], call["name"], _arguments(call, lm15))
+        for call in choice["tool_calls"]
+    ]
     usage = response["usage"]
     return lm15.Response(
         id=response.get("id") or None,
@@ -210,6 +211,18 @@ def response_from_json(response: JSONObject, lm15: Lm15) -> Lm15:
             reasoning_tokens=usage["reasoning_tokens"],
         ),
     )
+
+
+def _arguments(call: JSONObject, lm15: Lm15) -> JSONObject:
+    try:
+        found: JSONObject = json.loads(call["arguments"] or "{}")
+    except ValueError as error:
+        # Not repaired in silence, and not dropped: a tool acts on them.
+        text = call["arguments"][:200]
+        raise lm15.ProviderError(
+            f"the arguments for tool {call['name']!r} are no JSON: {text!r}"
+        ) from error
+    return found
 
 
 def model_error(error: ErrorInfo, lm15: Lm15) -> Exception:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from dspex.runtime.bridge.child_adapters import remember_type_adapters
 from dspex.runtime.bridge.child_calls import Calls, RunCancelled
 from dspex.runtime.bridge.child_channel import Channel
 from dspex.runtime.bridge.child_dspy import load_dspy
@@ -136,6 +137,7 @@ def prepare_dspy() -> None:
     dspy: Any = load_dspy()
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     dspy.configure(disable_history=True, interpreter_factory=make_interpreter)
+    remember_type_adapters()
 
 
 def serve(channel: socket.socket, hello: Hello) -> NoReturn:

@@ -55,7 +55,9 @@ def run_module(run: Run, calls: Calls) -> Result:
     """Run the module once and give its packed outputs, usage and trace."""
     dspy: Dspy = load_dspy()
     module = build_module(run, calls, dspy)
-    inputs = unpack_value(run.inputs)
+    inputs = unpack_value(
+        run.inputs, make_tool=lambda info: _tool(ToolInfo(**info), run, calls, dspy)
+    )
     trace: list[Any] = []  # Any: dspy's trace entries
     with configured(run, calls, dspy) as settings, _traced(run, trace, dspy):
         if run.stream:

@@ -1,4 +1,4 @@
-"""dspy's own types as values: Image, History, Example, Prediction, ToolCalls."""
+"""dspy's own types as values: Image, History, Example, Prediction, Tool, ToolCalls."""
 
 import functools
 from collections.abc import Callable
@@ -19,9 +19,16 @@ def pack_value(value: object, path: str) -> Packed:
     return pack(value, path, more=_tag)
 
 
-def unpack_value(packed: Packed) -> Any:  # Any: whatever was packed
+def unpack_value(
+    packed: Packed,
+    *,
+    make_tool: "Callable[[Any], object] | None" = None,  # Any: its fields
+) -> Any:  # Any: whatever was packed
     """Unpack a value of the parent; its tags become dspy's types."""
-    return unpack(packed, tags=_tags())
+    tags = _tags()
+    if make_tool is not None:
+        tags = {**tags, "$tool": make_tool}
+    return unpack(packed, tags=tags)
 
 
 @functools.cache
@@ -31,6 +38,10 @@ def _tags() -> "dict[str, Callable[[Any], object]]":  # Any: what was packed
         "$image": dspy.Image,
         "$audio": lambda fields: dspy.Audio(**fields),
         "$history": lambda turns: dspy.History(messages=unpack_value(turns)),
+        "$example": lambda row: dspy.Example(**unpack_value(row["fields"])).with_inputs(
+            *row["inputs"]
+        ),
+        "$tool_calls": lambda calls: dspy.ToolCalls.from_dict_list(unpack_value(calls)),
     }
 
 
@@ -53,5 +64,14 @@ def _tag(value: Dspy) -> "dict[str, Packed] | None":
                 {"name": call.name, "args": pack_value(call.args, call.name)}
                 for call in value.tool_calls
             ]
+        }
+    if isinstance(value, dspy.Tool):
+        parameters = {"type": "object", "properties": pack_value(value.args, "args")}
+        return {
+            "$tool": {
+                "name": value.name,
+                "description": value.desc or "",
+                "parameters": parameters,
+            }
         }
     return None

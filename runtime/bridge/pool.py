@@ -11,7 +11,6 @@ in `pool_worker`, its queue in `pool_queue`.
 """
 
 import itertools
-import socket
 from collections.abc import Sequence
 from contextvars import Context
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Final
 import trio
 
 from dspex.runtime.actor import Actor, Leave, Refuse
-from dspex.runtime.bridge.bridge import DspyBridge, HostProcess
+from dspex.runtime.bridge.bridge import DspyBridge
 from dspex.runtime.bridge.calls import (
     DspyCall,
     DspyResult,
@@ -37,7 +36,7 @@ from dspex.runtime.bridge.errors import (
     RunTimeoutError,
     WorkerDiedError,
 )
-from dspex.runtime.bridge.fork_server import ForkServer
+from dspex.runtime.bridge.pool_forks import PoolForks
 from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_queue import PoolQueue
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
@@ -53,10 +52,8 @@ from dspex.runtime.errors import (
 )
 from dspex.runtime.log import get_logger
 from dspex.runtime.messages import Exit
-from dspex.runtime.reasons import KILL, ExitReason, describe, is_orderly
-from dspex.runtime.ref import ActorRef
+from dspex.runtime.reasons import ExitReason, describe, is_orderly
 
-_FORK_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 5.0
 _START_ATTEMPTS: Final = 3
 _BACKOFF_SECONDS: Final = 0.1
@@ -86,13 +83,12 @@ class DspyPool(Actor):
         `search_path` are folders from which `package.module:attribute` is imported.
         """
         self._settings = settings or PoolSettings()
-        self._python = python
-        self._search_path = search_path
         self._numbers = itertools.count(1)
         self._workers = Workers(self._settings)
         self._queue = PoolQueue(self._settings)
-        self._forks: ActorRef[ForkServer] | None = None
-        self._forks_ready = trio.Event()
+        self._forks = PoolForks(
+            python=python, search_path=search_path, limits=self._settings.limits
+        )
         self._failures = 0
         self._counts = PoolStatistics()
         self._stopping = False
@@ -244,7 +240,8 @@ class DspyPool(Actor):
             self._settings, trio.current_time()
         ):
             self._recycle(worker)
-        self._dispatch()
+        if self._queue or worker.is_retired:
+            self._dispatch()
 
     def _unwanted(self, worker: PoolWorker, run: RunInFlight) -> None:
         if not run.is_over:
@@ -278,9 +275,7 @@ class DspyPool(Actor):
 
     async def _start_forks(self) -> None:
         name = f"{self.name}.forks"
-        server = ForkServer(python=self._python, search_path=self._search_path)
-        self._forks = await self.start_link(server, name=name)
-        self._forks_ready.set()
+        self._forks.set(await self.start_link(self._forks.make(), name=name))
 
     async def _start_worker(self) -> None:
         try:
@@ -295,33 +290,22 @@ class DspyPool(Actor):
 
     async def _add_worker(self) -> None:
         with trio.fail_after(self._settings.start_timeout):
-            await self._forks_ready.wait()
+            await self._forks.wait()
         bridge = DspyBridge(
-            launcher=self._fork, start_timeout=self._settings.start_timeout
+            launcher=self._forks.fork, start_timeout=self._settings.start_timeout
         )
         name = f"{self.name}.{next(self._numbers)}"
         ref = await self.start_link(bridge, name=name)
         pid = await ref.call(DspyBridge.pid)
         self._workers.add(PoolWorker(ref, bridge, pid))
 
-    async def _fork(self, name: str, channel: socket.socket) -> HostProcess:
-        assert self._forks is not None
-        return await self._forks.call(
-            ForkServer.fork,
-            name,
-            channel,
-            self._settings.limits,
-            timeout=_FORK_SECONDS,
-        )
-
     async def _start_failed(self, error: Exception) -> None:
         self._failures += 1
         log.warning("dspy_process_not_started", pool=self.name, reason=describe(error))
         if self._failures >= _START_ATTEMPTS:
             raise error
-        if self._failures > 1 and self._forks is not None:
-            # It answers wrongly or not at all; the next one starts from nothing.
-            self._forks.exit(KILL)
+        if self._failures > 1:
+            self._forks.kill()  # it answers wrongly or not at all
         await trio.sleep(_BACKOFF_SECONDS * 2**self._failures)
 
     async def handle_info(self, message: object) -> None:
@@ -330,8 +314,8 @@ class DspyPool(Actor):
             return
         if message.ref == self.ref:  # a task of its own crashed
             raise Leave(message.reason)
-        if message.ref == self._forks:
-            self._forks_ready = trio.Event()
+        if message.ref == self._forks.ref:
+            self._forks.lose()
             self._counts.fork_server_restarts += 1
             Context().run(self.spawn, self._start_forks)
             return
@@ -358,8 +342,8 @@ class DspyPool(Actor):
         self._stopping = True
         workers = [worker.ref for worker in self._workers]
         await self.end_children(workers, [_STOP_SECONDS] * len(workers))
-        if self._forks is not None:
-            await self.end_children([self._forks], [_STOP_SECONDS])
+        if self._forks.ref is not None:
+            await self.end_children([self._forks.ref], [_STOP_SECONDS])
 
     # Housekeeping.
 
@@ -380,6 +364,8 @@ class DspyPool(Actor):
             self._dispatch()
 
     def _check_busy(self, worker: PoolWorker, now: float) -> None:
+        if worker.was_killed:
+            return  # it is on its way out
         for run, job in worker.runs.items():
             if run.deadline <= now and not run.is_over:
                 self._counts.timed_out += 1

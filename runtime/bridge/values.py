@@ -1,20 +1,24 @@
 """Values that cross the process boundary, the same on both sides; never pickle.
 
 JSON-like values, bytes and floats travel as they are; pydantic models as plain data
-(`model_dump`); dates, decimals, big integers, images, sounds and conversations by a
-tag, a dict with the one key `$...`. Sets become lists, tuples become lists, enum
-members their value.
+(`model_dump`); dates, decimals, big integers, images, sounds, conversations, examples,
+tools and calls of them by a tag, a dict with the one key `$...`. Sets become lists,
+tuples become lists, enum members their value.
 """
 
 import datetime
 import decimal
 import enum
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
 from dspex.runtime.bridge.errors import UnsupportedValueError
+
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What providers take as the name of a tool."""
 
 _INT64: Final = 2**63
 _DEPTH: Final = 100
@@ -49,6 +53,49 @@ class History:
     messages: tuple[Mapping[str, object], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row of data; dspy's Example, of which `input_names` are the inputs."""
+
+    fields: Mapping[str, object]
+    input_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    """What a model wants done, each a dict of name and args; dspy's ToolCalls."""
+
+    tool_calls: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTool:
+    """A tool of this process that a hosted module may call; there it is dspy's Tool.
+
+    `parameters` is the JSON schema of its arguments, an object with properties.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  # Any: JSON schema
+
+    def __post_init__(self) -> None:
+        """Check what a hosted module would otherwise find out in the middle of a run.
+
+        Raises:
+            ValueError: no name that a model can call it by, or no schema of an object.
+        """
+        if not TOOL_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"tool {self.name!r}: a name has 1 to 64 letters, digits, _ and -"
+            )
+        if self.parameters.get("type", "object") != "object":
+            raise ValueError(
+                f"tool {self.name!r}: its parameters are of type "
+                f"{self.parameters['type']!r}; give the schema of an object"
+            )
+
+
 _Pack = Callable[[Any], dict[str, Packed] | None]  # Any: asked about every value
 
 _TAGS: Final[dict[str, Callable[[Any], object]]] = {
@@ -62,6 +109,9 @@ _TAGS: Final[dict[str, Callable[[Any], object]]] = {
     "$image": Image,
     "$audio": lambda fields: Audio(**fields),
     "$history": lambda messages: History(tuple(unpack(messages))),
+    "$example": lambda row: Example(unpack(row["fields"]), tuple(row["inputs"])),
+    "$tool_calls": lambda calls: ToolCalls(tuple(unpack(calls))),
+    "$tool": lambda fields: HostedTool(**fields),
 }
 
 
@@ -172,4 +222,20 @@ def _tag(value: object) -> dict[str, Packed] | None:
         return {"$audio": {"data": value.data, "audio_format": value.audio_format}}
     if isinstance(value, History):
         return {"$history": pack(value.messages, "history")}
+    if isinstance(value, Example):
+        fields = pack(dict(value.fields), "example")
+        return {"$example": {"fields": fields, "inputs": list(value.input_names)}}
+    if isinstance(value, ToolCalls):
+        return {"$tool_calls": pack(value.tool_calls, "tool calls")}
+    if isinstance(value, HostedTool):
+        return {"$tool": tool_fields(value)}
     return None
+
+
+def tool_fields(tool: HostedTool) -> dict[str, Packed]:
+    """Give a tool as plain data."""
+    return {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }

@@ -1,5 +1,7 @@
 """Whatever a hosted process does: a typed error, a pool at its size, nobody left."""
 
+import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -199,6 +201,19 @@ async def test_c5_wrong_ids_disturb_nobody(pool: ActorRef[DspyPool]) -> None:
     assert [entry["run"] for entry in unknown] == [999_999, 999_999]
 
 
+async def test_c5_a_call_under_a_number_in_use_is_the_end(
+    pool: ActorRef[DspyPool],
+) -> None:
+    call = DspyCall(
+        module="hosted_faults:ask_twice_under_one_number", inputs={"run": 1}
+    )
+    model = ScriptedModel("never", seconds=60)
+    with pytest.raises(CalleeExitedError) as caught:
+        await pool.call(DspyPool.run, call, model, timeout=30)
+    assert isinstance(caught.value.reason, ProtocolError)
+    assert "call 7 is under way already" in str(caught.value.reason)
+
+
 async def test_c5_prints_become_log_lines(pool: ActorRef[DspyPool]) -> None:
     call = DspyCall(module="hosted_faults:Loud", inputs={"question": "?"})
     model = ScriptedModel(fields(answer="quiet"))
@@ -313,6 +328,150 @@ async def test_a_crash_during_start_fails_the_start(
     assert isinstance(caught.value.reason, StartError)
     reason = caught.value.reason.reason
     assert isinstance(reason, WorkerDiedError | ProtocolError)
+
+
+# A Python that dies, or is mute, where `os.setsid` is called: in a fresh fork, before
+# it has said hello. It does so from the second fork on, and as often as it is told.
+SITE = """
+import os, pathlib, signal, time
+setsid = os.setsid
+def fail():
+    count = pathlib.Path(os.environ["FORKS"])
+    with count.open("a") as file:
+        file.write("x")
+    if 1 < len(count.read_text()) <= 1 + int(os.environ["FAILURES"]):
+        {fail}
+    setsid()
+os.setsid = fail
+"""
+
+
+def failing_python(folder: Path, fail: str, failures: int) -> str:
+    (folder / "sitecustomize.py").write_text(SITE.replace("{fail}", fail))
+    python = folder / "python"
+    python.write_text(
+        f"#!/bin/sh\nexport FORKS={folder}/forks FAILURES={failures} "
+        f'PYTHONPATH={folder}\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.mark.parametrize(
+    ("fail", "start_timeout"),
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", 30, id="killed"),
+        pytest.param("raise RuntimeError('no session')", 30, id="exception"),
+        pytest.param("time.sleep(600)", 1, id="mute"),
+    ],
+)
+async def test_a_crash_during_the_handshake_is_tried_again(
+    fail: str, start_timeout: float, node: Node, tmp_path: Path
+) -> None:
+    settings = PoolSettings(spares=0, start_timeout=start_timeout)
+    python = failing_python(tmp_path, fail, failures=1)
+    server = DspyPool(settings, python=python, search_path=[HOSTED])
+    pool = await node.start(server)
+    # The second process fails; whoever waits for it gets the third.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(run, pool, "sleep", seconds=60))
+        with trio.fail_after(20):
+            while not (await pool.call(DspyPool.statistics)).busy:
+                await trio.sleep(0.01)
+            await run(pool, "pid")
+        nursery.cancel_scope.cancel()
+    assert (tmp_path / "forks").read_text() == "xxx"
+
+
+async def test_a_process_that_always_dies_in_its_handshake_ends_the_pool(
+    node: Node, tmp_path: Path
+) -> None:
+    python = failing_python(tmp_path, "os._exit(3)", failures=100)
+    settings = PoolSettings(spares=0)
+    server = DspyPool(settings, python=python, search_path=[HOSTED])
+    pool = await node.start(server)
+    ended: list[object] = []
+
+    async def wait() -> None:
+        with pytest.raises(CalleeExitedError) as caught:
+            await run(pool, "spin")
+        ended.append(caught.value.reason)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+    assert not pool.is_alive
+    # One had the first process, which the fork-server took along.
+    kinds = sorted(type(reason).__name__ for reason in ended)
+    assert kinds == ["StartError", "WorkerDiedError"]
+
+
+@pytest.mark.parametrize("victims", ["workers", "both"])
+async def test_a_crash_during_shutdown_leaves_nobody(
+    victims: str, strays: None
+) -> None:
+    settings = PoolSettings(min_size=3)
+    async with trio.open_nursery() as nursery:
+        async with open_node() as node:
+            pool = await node.start(DspyPool(settings, search_path=[HOSTED]))
+            for function in ("deaf", "spin_in_c"):
+                nursery.start_soon(expect_end, pool, function)
+            await trio.sleep(0.3)
+            workers = await pool.call(DspyPool.pids)
+            server = parent_of(workers[0])
+            began = trio.current_time()
+            pool.exit("shutdown")
+            await trio.sleep(0.05)
+            assert pool.is_alive  # it waits for the deaf one
+            for pid in {"workers": workers, "both": [*workers, server]}[victims]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert trio.current_time() - began < 3
+    await gone(server, *workers)
+
+
+async def test_a_fork_server_killed_during_runs_fails_them_and_comes_back(
+    pool: ActorRef[DspyPool],
+) -> None:
+    ends: list[str] = []
+
+    async def note() -> None:
+        ends.append(await end_of(pool, "sleep", seconds=60))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(note)
+        with trio.fail_after(10):
+            while (await pool.call(DspyPool.statistics)).busy < 2:
+                await trio.sleep(0.01)
+        os.kill(parent_of((await pool.call(DspyPool.pids))[0]), signal.SIGKILL)
+    assert ends == ["SIGKILL", "SIGKILL"]
+    assert (await pool.call(DspyPool.statistics)).failed == 2
+
+
+async def test_l9_no_key_gets_into_a_log_or_an_error(pool: ActorRef[DspyPool]) -> None:
+    key = "sk-secret-0123456789abcdef"
+    call = DspyCall(
+        module="hosted_faults:leave",
+        inputs={"status": 3},
+        own_model="openai/gpt-4o-mini",
+        lm={"api_key": key},
+    )
+    with structlog.testing.capture_logs() as logs:
+        with pytest.raises(CalleeExitedError) as died:
+            await pool.call(DspyPool.run, call, no_model, timeout=30)
+        wrong = dataclasses.replace(
+            call, module="dspy.Predict", signature="question -> answer", inputs={}
+        )
+        wrong = dataclasses.replace(wrong, lm={"api_key": key, "num_retries": -1})
+        with pytest.raises(RemoteError) as failed:
+            await pool.call(DspyPool.run, wrong, no_model, timeout=30)
+        with trio.fail_after(5):
+            while not any(e["event"] == "dspy_process_ended" for e in logs):
+                await trio.sleep(0.01)
+    told = [*logs, died.value, died.value.reason, failed.value]
+    assert key not in repr(told) + failed.value.remote_traceback
+    assert "num_retries must be" in str(failed.value)
 
 
 async def test_a_pool_full_of_stuck_processes_stops_in_time(strays: None) -> None:

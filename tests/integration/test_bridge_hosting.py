@@ -4,6 +4,7 @@ import datetime
 import sys
 import venv
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef, Node, StartError, open_node
 from dspex.runtime.bridge import (
+    BridgeUnavailableError,
     DspyBridge,
     DspyCall,
     DspyPool,
+    Example,
     History,
     HostedTool,
     Image,
     Optimization,
     PoolSettings,
     RemoteError,
+    ToolCalls,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model, response
 from dspex.testing import Answer, open_fake_provider
@@ -184,6 +188,105 @@ async def test_dspys_own_types_travel_by_tag(pool: ActorRef[DspyPool]) -> None:
         "day": day,
         "history": history,
     }
+
+
+async def test_examples_predictions_tools_and_their_calls_travel_both_ways(
+    pool: ActorRef[DspyPool],
+) -> None:
+    async def tools(name: str, arguments: dict[str, Any]) -> object:
+        await trio.lowlevel.checkpoint()
+        return [name, arguments["a"] + arguments["b"]]
+
+    wanted = {"name": "add", "args": {"a": 2, "b": 3}}
+    call = DspyCall(
+        module="hosted_programs:rows",
+        inputs={
+            "row": Example({"question": "2 + 3?", "answer": 5}, ("question",)),
+            "wanted": ToolCalls((wanted,)),
+            "tool": ADD,
+        },
+    )
+    result = await pool.call(DspyPool.run, call, no_model, tools, timeout=30)
+    tool = result.outputs.pop("tool")
+    assert isinstance(tool, HostedTool)
+    assert (tool.name, tool.description) == (ADD.name, ADD.description)
+    assert tool.parameters["properties"] == ADD.parameters["properties"]
+    assert result.outputs == {
+        "names": ["Example", "ToolCalls", "Tool"],
+        "inputs": ["question"],
+        "row": {"question": "2 + 3?", "answer": 5},
+        "prediction": {"answer": 5},
+        "wanted": {"tool_calls": [wanted]},
+        "told": ["add", 5],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("two words", {}, "tool 'two words': a name has 1 to 64 letters"),
+        ("", {}, "tool '': a name has"),
+        ("add", {"type": "array"}, "tool 'add': its parameters are of type 'array'"),
+    ],
+)
+def test_l9_a_tool_that_no_model_could_call_is_refused(
+    name: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        HostedTool(name, "", parameters)
+
+
+def test_l9_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"tools of dspy\.ReAct: two are called 'add'"):
+        DspyCall(module="dspy.ReAct", inputs={}, tools=[ADD, ADD])
+
+
+async def test_l9_arguments_that_are_no_json_are_an_error(
+    pool: ActorRef[DspyPool],
+) -> None:
+    async def model(request: dict[str, Any]) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        answer = response("")
+        answer["choices"][0] |= {
+            "tool_calls": [{"id": "c1", "name": "add", "arguments": '{"a": 1, '}],
+            "finish_reason": "tool_calls",
+        }
+        return answer
+
+    call = DspyCall(
+        module="hosted_programs:CallsTools",
+        inputs={"question": "1 + 2?"},
+        tools=[ADD],
+        native_tools=True,
+    )
+    with pytest.raises(RemoteError, match=r"'add' are no JSON"):
+        await pool.call(DspyPool.run, call, model, timeout=30)
+
+
+async def test_l9_a_model_call_is_made_in_its_callers_context(
+    pool: ActorRef[DspyPool],
+) -> None:
+    correlation: ContextVar[str] = ContextVar("correlation", default="lost")
+    seen: dict[str, str] = {}
+
+    async def ask(name: str) -> None:
+        async def model(request: dict[str, Any]) -> dict[str, Any]:
+            await trio.lowlevel.checkpoint()
+            seen[name] = correlation.get()
+            return response(fields(answer="yes"))
+
+        correlation.set(name)
+        call = DspyCall(
+            module="dspy.Predict",
+            signature="question -> answer",
+            inputs={"question": "?"},
+        )
+        await pool.call(DspyPool.run, call, model, timeout=30)
+
+    async with trio.open_nursery() as nursery:
+        for name in ("one", "two", "three"):
+            nursery.start_soon(ask, name)
+    assert seen == {"one": "one", "two": "two", "three": "three"}
 
 
 async def test_an_image_reaches_the_parents_model(pool: ActorRef[DspyPool]) -> None:
@@ -497,6 +600,45 @@ async def test_another_virtual_environment_hosts_as_well(
     call = DspyCall(module="only_there:prefix", signature="-> prefix", inputs={})
     result = await bridge.call(DspyBridge.run, call, no_model, timeout=30)
     assert result.outputs == {"prefix": str(tmp_path / "env")}
+
+
+async def test_a_second_interpreter_without_dspy_says_what_to_install(
+    node: Node, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    python = tmp_path / "env/bin/python"
+    for actor in (DspyBridge(python=str(python)), DspyPool(python=str(python))):
+        problem = await problem_of(node, actor)
+        assert f"{python} cannot host dspy: dspy is not installed" in problem
+        assert f"`{python} -m pip install 'dspy>=3.4,<3.5' msgspec`" in problem
+
+
+async def test_a_second_interpreter_whose_dspy_is_another_version_names_both(
+    node: Node, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "env", symlinks=True)
+    python = tmp_path / "env/bin/python"
+    (site,) = (tmp_path / "env/lib").glob("*/site-packages")
+    here = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "here.pth").write_text(here + "\n")
+    # What pip leaves of another version; it comes before the other on the path.
+    info = site / "dspy-2.6.27.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: dspy\nVersion: 2.6.27\n"
+    )
+    problem = await problem_of(node, DspyPool(python=str(python)))
+    assert "its dspy is 2.6.27, the bridge needs >=3.4,<3.5" in problem
+
+
+async def problem_of(node: Node, actor: DspyBridge | DspyPool) -> str:
+    with pytest.raises(StartError) as caught:
+        await node.start(actor)
+    reason: object = caught.value
+    while isinstance(reason, StartError):
+        reason = reason.reason
+    assert isinstance(reason, BridgeUnavailableError)
+    return str(reason)
 
 
 async def test_the_child_calls_its_own_model_when_asked(

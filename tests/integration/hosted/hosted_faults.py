@@ -84,6 +84,8 @@ def raise_signal(number: int) -> None:
 
 def stop_itself() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
+    # The signal stops another thread first: this one may well go on for a moment.
+    time.sleep(600)
 
 
 def leave(status: int) -> None:
@@ -192,16 +194,28 @@ def send_half_a_frame() -> None:
 
 
 def send_wrong_ids() -> dict[str, bool]:
-    for kind in ("Result", "Ended", "Pong"):
+    for kind in ("Result", "Ended", "Pong", "Progress", "ModelCall", "ToolCall"):
         message: dict[str, Any] = {
             "type": kind,
             "id": 999_999,
+            "run": 999_999,
+            "name": "nobody",
+            "arguments": {},
+            "request": {},
+            "event": {},
             "outputs": {},
             "usage": {},
         }
         body = msgspec.msgpack.encode(message)
         os.write(_channel(), len(body).to_bytes(4, "big") + body)
     return {"sent": True}
+
+
+def ask_twice_under_one_number(run: int) -> None:
+    call = {"type": "ModelCall", "id": 7, "run": run, "request": {}}
+    body = msgspec.msgpack.encode(call)
+    os.write(_channel(), (len(body).to_bytes(4, "big") + body) * 2)
+    time.sleep(600)
 
 
 def remember(key: str, value: int) -> dict[str, int]:

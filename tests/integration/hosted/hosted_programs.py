@@ -35,6 +35,20 @@ def kinds(image: Any, day: Any, history: Any) -> dict[str, Any]:
     return {"names": names, "image": image, "day": day, "history": history}
 
 
+def rows(row: Any, wanted: Any, tool: Any) -> dict[str, Any]:
+    """Take an Example, ToolCalls and a Tool, and give them and a Prediction."""
+    (call,) = wanted.tool_calls
+    return {
+        "names": [type(value).__name__ for value in (row, wanted, tool)],
+        "inputs": sorted(row.inputs().keys()),
+        "row": row,
+        "prediction": dspy.Prediction(answer=row.answer),
+        "wanted": wanted,
+        "tool": tool,
+        "told": tool(**call.args),
+    }
+
+
 def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
     """The metric: the answer is the expected one."""
     return bool(example.answer == prediction.answer)

@@ -1,0 +1,58 @@
+"""The fork-server of a pool: whether it is there, and the processes it forks."""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from dspex.runtime.bridge.bridge import HostProcess
+from dspex.runtime.bridge.fork_server import ForkServer
+from dspex.runtime.bridge.protocol import Limits
+from dspex.runtime.reasons import KILL
+from dspex.runtime.ref import ActorRef
+
+_FORK_SECONDS: Final = 10.0
+
+
+class PoolForks:
+    """What a pool knows of its fork-server; a dead one is replaced by the pool."""
+
+    def __init__(
+        self, *, python: str | None, search_path: Sequence[str | Path], limits: Limits
+    ) -> None:
+        self.ref: ActorRef[ForkServer] | None = None
+        self._python = python
+        self._search_path = search_path
+        self._limits = limits
+        self._ready = trio.Event()
+
+    def make(self) -> ForkServer:
+        """Give the actor, not started."""
+        return ForkServer(python=self._python, search_path=self._search_path)
+
+    def set(self, ref: ActorRef[ForkServer]) -> None:
+        """Take note that it runs."""
+        self.ref = ref
+        self._ready.set()
+
+    def lose(self) -> None:
+        """Take note that it is gone: who wants a process waits for the next one."""
+        self._ready = trio.Event()
+
+    def kill(self) -> None:
+        """End it, and with it all that it has forked: the next starts from nothing."""
+        if self.ref is not None:
+            self.ref.exit(KILL)
+
+    async def wait(self) -> None:
+        """Return when it runs; not bounded, the caller does that."""
+        await self._ready.wait()
+
+    async def fork(self, name: str, channel: socket.socket) -> HostProcess:
+        """Fork a process: a launcher for a bridge."""
+        assert self.ref is not None
+        return await self.ref.call(
+            ForkServer.fork, name, channel, self._limits, timeout=_FORK_SECONDS
+        )
