@@ -6,6 +6,7 @@ from typing import Any, Final
 import trio
 
 from dspex.modules.errors import UnknownModuleError
+from dspex.modules.hosted_values import fields_for_dspy
 from dspex.modules.native import shape_of, signature_of
 from dspex.modules.run_lm import RunLM
 from dspex.modules.step_config import check_config, check_demos
@@ -147,8 +148,8 @@ class HostedBackend:
             adapter=config.pop("adapter", by_capability),
             lm={key: config.pop(key) for key in list(config) if key in _LM_SETTINGS},
             config=config,
-            demos=step.demos,
-            inputs=inputs,
+            demos=[fields_for_dspy(demo) for demo in step.demos],
+            inputs=fields_for_dspy(inputs),
             json_schema=lm.capabilities.json_schema,
             native_tools=lm.capabilities.tools,
             timeout=_left(deadline),
