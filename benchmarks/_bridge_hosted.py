@@ -41,7 +41,12 @@ class Fake:
 def predict_alone(text: str, calls: int, pause: float = 0.0) -> dict[str, list[float]]:
     """Seconds of each call of dspy.Predict with the fake model in the same process."""
     import dspy
+    import dspy.adapters.utils
+    import pydantic
 
+    # dspy as it comes, without what the bridge has it remember.
+    remembering = dspy.adapters.utils.TypeAdapter
+    dspy.adapters.utils.TypeAdapter = pydantic.TypeAdapter
     lm = dspy.LM("fake/fake", engine=Fake(text), cache=False, num_retries=0)
     predict = dspy.Predict("question -> answer")
     seconds: list[float] = []
@@ -52,4 +57,5 @@ def predict_alone(text: str, calls: int, pause: float = 0.0) -> dict[str, list[f
             began = time.perf_counter()
             predict(question="What is the capital of France?")
             seconds.append(time.perf_counter() - began)
+    dspy.adapters.utils.TypeAdapter = remembering
     return {"seconds": seconds}

@@ -20,11 +20,11 @@ from benchmarks._figure import figure
 from dspex.runtime import Actor, ActorRef, CallError, Node, open_node
 from dspex.runtime.bridge import DspyBridge, DspyCall, DspyPool, PoolSettings
 from dspex.runtime.bridge.pool_worker import private_bytes
-from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
+from dspex.runtime.bridge.testing import fields, no_model, response
 
 HERE = Path(__file__).parent
 TEXT = "x" * 2048
-MODEL = ScriptedModel(fields(answer="Paris"))
+ANSWER = fields(answer="Paris")
 PREDICT = DspyCall(
     module="dspy.Predict",
     signature="question -> answer",
@@ -48,6 +48,11 @@ while data := sock.recv(1 << 18):
 Work = Callable[[], Awaitable[object]]
 
 
+async def answer_at_once(request: dict[str, Any]) -> dict[str, Any]:
+    """The fake model: as the one inside the process, it takes no time."""
+    return response(ANSWER)
+
+
 async def times(work: Work, count: int) -> list[float]:
     for _ in range(max(3, count // 10)):
         await work()
@@ -64,7 +69,7 @@ def hosted(function: str, **inputs: object) -> DspyCall:
 
 
 async def run(pool: ActorRef[DspyPool], call: DspyCall) -> dict[str, Any]:
-    result = await pool.call(DspyPool.run, call, MODEL, timeout=60)
+    result = await pool.call(DspyPool.run, call, answer_at_once, timeout=60)
     return result.outputs
 
 
@@ -96,6 +101,36 @@ async def bare_echo(count: int) -> list[float]:
     return seconds
 
 
+async def bare_predict(count: int) -> list[float]:
+    """The same forwarded Predict with nothing around it: what two processes must cost.
+
+    A process that does one prediction after the other and waits for the model in a
+    plain read; a parent that is one task with a socket.
+    """
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(  # noqa: ASYNC220 - before anything is measured
+        [sys.executable, str(HERE / "_bridge_bare.py"), str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+    )
+    theirs.close()
+    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
+    with trio.socket.from_stdlib_socket(ours) as sock:
+
+        async def ask(message: dict[str, Any]) -> dict[str, Any]:
+            body = encoder.encode(message)
+            await sock.send(len(body).to_bytes(4, "big") + body)
+            answer: dict[str, Any] = decoder.decode((await sock.recv(1 << 18))[4:])
+            return answer
+
+        async def predict() -> None:
+            await ask({"inputs": dict(PREDICT.inputs)})
+            await ask({"text": ANSWER})
+
+        seconds = await times(predict, count)
+    child.wait()
+    return seconds
+
+
 async def echo(node: Node, count: int) -> None:
     bare = statistics.median(await bare_echo(count))
     bridge = await node.start(DspyBridge(search_path=[HERE]))
@@ -117,18 +152,17 @@ async def echo(node: Node, count: int) -> None:
 
 async def predict(node: Node, count: int) -> None:
     pool = await start(node, spares=0)
-    call = hosted("predict_alone", text=fields(answer="Paris"), calls=count)
+    call = hosted("predict_alone", text=ANSWER, calls=count)
     alone = statistics.median((await run(pool, call))["seconds"][count // 10 :])
     # The same, called as often as over the bridge: with the caches gone cold between.
-    call = hosted(
-        "predict_alone", text=fields(answer="Paris"), calls=count // 4, pause=0.0003
-    )
+    call = hosted("predict_alone", text=ANSWER, calls=count // 4, pause=0.0003)
     woken = statistics.median((await run(pool, call))["seconds"][count // 40 :])
     ours = statistics.median(await times(lambda: run(pool, PREDICT), count))
     peers = {
         "forwarded": ours * 1e3,
         "alone": alone * 1e3,
         "alone_after_a_pause": woken * 1e3,
+        "bare_forwarded": statistics.median(await bare_predict(count)) * 1e3,
     }
     more = (ours - alone) * 1e3
     figure("predict_over_alone", more, "ms", reach="<= 0.3", against=peers)
@@ -137,6 +171,7 @@ async def predict(node: Node, count: int) -> None:
 
 async def throughput(node: Node, count: int) -> None:
     rates: dict[int, float] = {}
+    cpu: dict[str, float] = {}
     for size in (1, 2):
         pool = await start(node, min_size=size, max_size=size, spares=0)
         await times(lambda p=pool: run(p, PREDICT), 20)  # type: ignore[misc]
@@ -146,19 +181,30 @@ async def throughput(node: Node, count: int) -> None:
             for _ in left:  # noqa: B023 - ended before the next round
                 await run(p, PREDICT)
 
+        pids = await pool.call(DspyPool.pids)
+        used = sum(map(cpu_seconds, pids)), time.process_time()
         began = time.perf_counter()
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(worker)
         rates[size] = count / (time.perf_counter() - began)
+        children = sum(map(cpu_seconds, pids)) - used[0]
+        cpu[f"children_cpu_ms_of_{size}"] = children / count * 1e3
+        cpu[f"parent_cpu_ms_of_{size}"] = (time.process_time() - used[1]) / count * 1e3
         pool.exit("kill")
     figure(
         "predict_rate_pool_of_2",
         rates[2],
         "1/s",
         reach=">= 1.6 x pool_of_1",
-        against={"pool_of_1": rates[1]},
+        against={"pool_of_1": rates[1], **cpu},
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time of all threads of a process, to the nanosecond."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 async def recovery(node: Node, rounds: int) -> None:
@@ -186,7 +232,7 @@ async def recovery(node: Node, rounds: int) -> None:
     for _ in range(3):
         began = time.perf_counter()
         bridge = await node.start(DspyBridge())
-        await bridge.call(DspyBridge.run, PREDICT, MODEL, timeout=60)
+        await bridge.call(DspyBridge.run, PREDICT, answer_at_once, timeout=60)
         seconds.append(time.perf_counter() - began)
         bridge.exit("shutdown")
     value = statistics.median(seconds) * 1e3
@@ -202,7 +248,7 @@ async def memory(node: Node) -> None:
     mine = statistics.mean(private_bytes(pid) for pid in pids) / 2**20
     pss = statistics.mean(pss_bytes(pid) for pid in pids) / 2**20
     bridge = await node.start(DspyBridge())
-    await bridge.call(DspyBridge.run, PREDICT, MODEL, timeout=60)
+    await bridge.call(DspyBridge.run, PREDICT, answer_at_once, timeout=60)
     cold = private_bytes(await bridge.call(DspyBridge.pid)) / 2**20
     figure(
         "private_memory_forked",
