@@ -4,9 +4,10 @@
 # make test    the tests
 # make check   what CI runs: format, lint, types, layers, tests
 # make gain    what optimizing gains on the embedded model (some minutes; needs npm)
+# make fuzz    a minute of fuzzing for each reader of a provider's replies
 # make bench   the benchmarks, peers included (NAME=kernel for one; the long ones by name)
 
-.PHONY: setup browser demo test check gain bench clean
+.PHONY: setup browser demo test check gain fuzz bench clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -57,6 +58,12 @@ check: setup
 
 gain: setup
 	$(BIN)/python -m examples.optimize.gain --embedded
+
+fuzz: setup
+	@$(INSTALL) --group fuzz
+	@for api in openai anthropic; do for kind in body stream; do \
+		$(BIN)/python -m tests.providers.fuzz $$api $$kind -max_total_time=60 || exit 1; \
+	done; done
 
 bench: setup
 	@$(INSTALL) --group bench

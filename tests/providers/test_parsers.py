@@ -15,6 +15,8 @@ from dspex.providers.replies import exhausted_for, status_error
 from dspex.providers.sse import EventParser, EventTooLongError, ServerEvent
 from dspex.providers.streams import Decoded, StreamDecoder, StreamFailedError
 from dspex.testing.fake_bodies import answer_body, answer_events
+from tests.providers.reply_checks import CHECKS, seeds
+from tests.providers.reply_checks import PATHS as PATHS_BY_API
 
 PATHS = ("/chat/completions", "/messages")
 
@@ -334,3 +336,28 @@ def test_what_the_server_does_by_itself_is_no_part_of_the_answer() -> None:
     assert deltas == [TextDelta("So.")]
     (choice,) = decoder.result().choices
     assert (choice.text, choice.tool_calls) == ("So.", ())
+
+
+@st.composite
+def spoilt_replies(draw: st.DrawFn) -> tuple[str, str, bytes]:
+    """Give a good reply with some bytes taken out, doubled or changed."""
+    api = draw(st.sampled_from(sorted(PATHS_BY_API)))
+    kind = draw(st.sampled_from(sorted(CHECKS)))
+    data = draw(st.sampled_from(seeds(api, kind)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = start + draw(st.integers(0, 40))
+        other = draw(
+            st.sampled_from([b"", data[start:end] * 2, b"null", b"\n\n", b"-1"])
+            | st.binary(max_size=4)
+        )
+        data = data[:start] + other + data[end:]
+    return api, kind, data
+
+
+@settings(max_examples=300)
+@given(spoilt_replies())
+def test_a_spoilt_reply_is_read_or_refused(reply: tuple[str, str, bytes]) -> None:
+    """What `make fuzz` looks for at length."""
+    api, kind, data = reply
+    CHECKS[kind](api, data)
