@@ -2,26 +2,16 @@
 
 from collections.abc import Sequence
 
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response
 
 
-class Replayed:
+class Replayed(Wrapper[LM]):
     """Gives a response that is there for the first request, then asks the model."""
 
     def __init__(self, lm: LM, response: Response) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._response: Response | None = response
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 from pydantic_core import to_jsonable_python
 
 from dspex.modules.run_context import RUN_PREFIX
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import response_cost
 from dspex.runtime.engine import Codec, Effects
@@ -61,7 +61,7 @@ class RunEffects:
         return await self._effects.perform(fingerprint, call, codec=TOOL_CALL)
 
 
-class RunLM:
+class RunLM(Wrapper[LM]):
     """Passes a step's model calls through the run's effects; adds up what they took.
 
     A call that this run has finished before answers from there: what died between
@@ -69,20 +69,10 @@ class RunLM:
     """
 
     def __init__(self, lm: LM, effects: Effects) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._effects = effects
         self.usage = Usage()
         self.cost: float | None = 0.0
-
-    @property
-    def name(self) -> str:
-        """The name of the model itself."""
-        return self._lm.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model itself can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

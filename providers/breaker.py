@@ -7,7 +7,7 @@ from enum import Enum
 import trio
 
 from dspex.providers.errors import BreakerOpenError, ProviderError, RateLimitError
-from dspex.providers.lm import Capabilities
+from dspex.providers.lm import Wrapper
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.streams import ResponseStream, StreamingLM
 from dspex.runtime.log import get_logger
@@ -81,7 +81,7 @@ class Circuit:
         self.era += 1
 
 
-class Breaker:
+class Breaker(Wrapper[StreamingLM]):
     """Puts a breaker before a model: after `failures` in a row it opens.
 
     For `open_seconds` every call fails at once with BreakerOpenError; then a single
@@ -94,23 +94,8 @@ class Breaker:
     def __init__(
         self, lm: StreamingLM, *, failures: int = 5, open_seconds: float = 30.0
     ) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._circuit = Circuit(failures=failures, open_seconds=open_seconds)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def inner(self) -> tuple[StreamingLM, ...]:
-        """The model that it stands before."""
-        return (self._lm,)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     @property
     def state(self) -> BreakerState:

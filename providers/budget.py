@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from dspex.providers.errors import BudgetExceededError, ConfigurationError
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import Price, read_prices
 from dspex.providers.streams import (
@@ -82,27 +82,12 @@ class Budget:
         return self._prices.get(model)
 
 
-class Budgeted:
+class Budgeted(Wrapper[LM]):
     """Puts a budget before a model."""
 
     def __init__(self, lm: LM, budget: Budget) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._budget = budget
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def inner(self) -> tuple[LM, ...]:
-        """The model that it stands before."""
-        return (self._lm,)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

@@ -14,7 +14,7 @@ from dspex.providers.errors import (
     ProviderError,
     ProviderTimeoutError,
 )
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response
 from dspex.providers.streams import (
     Delta,
@@ -37,7 +37,7 @@ class _Flight:
     error: ProviderError | None = None
 
 
-class Cached:
+class Cached(Wrapper[LM]):
     """Answers a request that was answered before from a store.
 
     Two requests are the same when the model's name and everything that changes the
@@ -51,27 +51,12 @@ class Cached:
     def __init__(
         self, lm: LM, store: CacheStore, *, ttl_seconds: float | None = None
     ) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._store = store
         self._ttl_seconds = ttl_seconds
         self._flights: dict[str, _Flight] = {}
         self.hits = 0
         self.misses = 0
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def inner(self) -> tuple[LM, ...]:
-        """The model that it stands before."""
-        return (self._lm,)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

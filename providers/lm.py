@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from dspex.providers.errors import UnsupportedError
 from dspex.providers.messages import Message, Request, Response
@@ -85,3 +85,28 @@ class LM(Protocol):
             ProviderError: there is no answer; its subclass and attributes say why.
         """
         ...
+
+
+LMT = TypeVar("LMT", bound=LM)
+
+
+class Wrapper(Generic[LMT]):
+    """What stands before a model and goes by its name; it adds its own `complete`."""
+
+    def __init__(self, lm: LMT) -> None:
+        self._lm = lm
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._lm.name
+
+    @property
+    def inner(self) -> tuple[LMT, ...]:
+        """The model that it stands before."""
+        return (self._lm,)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do."""
+        return self._lm.capabilities

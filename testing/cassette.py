@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from dspex.providers import LM, Capabilities, Message, ProviderError, Request, Response
+from dspex.providers.lm import Wrapper
 from dspex.runtime.errors import DspexError
 
 _ALL: Final = Capabilities(images=True, files=True, streaming=False, max_n=128)
@@ -37,25 +38,15 @@ class RecordedError(ProviderError):
         self.kind = kind
 
 
-class RecordingLM:
+class RecordingLM(Wrapper[LM]):
     """Passes requests on to a model, and appends what comes to the cassette at `path`.
 
     Lines are written as calls end, each at once.
     """
 
     def __init__(self, lm: LM, path: str | Path) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._path = Path(path)
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

@@ -16,7 +16,8 @@ from typing import Any, Final
 import trio
 from pydantic import BaseModel
 
-from dspex.providers import LM, Capabilities, Message, Request, Response
+from dspex.providers import LM, Message, Request, Response
+from dspex.providers.lm import Wrapper
 from dspex.testing.fault_plan import Fault, FaultPlan
 from dspex.testing.faults import Faults, inject
 from dspex.testing.model_faults import FaultyLM
@@ -38,22 +39,12 @@ class ChaosOrders(BaseModel):
     injected: Path
 
 
-class CountedLM:
+class CountedLM(Wrapper[LM]):
     """A model whose answers are written down, one line each, when they are there."""
 
     def __init__(self, lm: LM, path: Path) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._path = path
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, cast
 
 import trio
 
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response
 from dspex.runtime.engine import (
     PLAIN,
@@ -126,25 +126,15 @@ class _WatchedEffects:
         return result
 
 
-class WatchedLM:
+class WatchedLM(Wrapper[LM]):
     """A model whose calls are told to the run they are made for.
 
     `keep_text` False leaves prompts and completions out.
     """
 
     def __init__(self, inner: LM, *, keep_text: bool = True) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._keep_text = keep_text
-
-    @property
-    def name(self) -> str:
-        """The model's own name."""
-        return self._inner.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._inner.capabilities
 
     async def complete(
         self,
@@ -155,7 +145,7 @@ class WatchedLM:
         """Give the model's answer; raises what the model raises."""
         watched = _watched_step.get()
         if watched is None:
-            return await self._inner.complete(request, timeout=timeout)
+            return await self._lm.complete(request, timeout=timeout)
         record, step = watched
         request = Request.of(request)
         began = time.time()
@@ -166,7 +156,7 @@ class WatchedLM:
                 for it in request.messages
             ]
         try:
-            response = await self._inner.complete(request, timeout=timeout)
+            response = await self._lm.complete(request, timeout=timeout)
         except Exception as error:
             record.note("call_failed", **facts, error=describe(error))
             raise

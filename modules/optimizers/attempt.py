@@ -15,7 +15,7 @@ from dspex.modules.optimizers.metrics import Judge, Score
 from dspex.modules.prediction import Prediction
 from dspex.modules.run_lm import TOOL_CALL, TOOL_PREFIX, model_call
 from dspex.providers.errors import BudgetExceededError
-from dspex.providers.lm import LM, Capabilities
+from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.runtime.engine import Codec, Effects
 
@@ -148,22 +148,12 @@ def for_round(teacher: Module, lm: LM | None, number: int) -> LM | None:
     return None if lm is None else RolloutLM(lm, number)
 
 
-class RolloutLM:
+class RolloutLM(Wrapper[LM]):
     """Asks a model at temperature 1 and with a seed of its own, past any cache."""
 
     def __init__(self, lm: LM, rollout: int) -> None:
-        self._lm = lm
+        super().__init__(lm)
         self._rollout = rollout
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._lm.name
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the model can do."""
-        return self._lm.capabilities
 
     async def complete(
         self,

@@ -23,6 +23,7 @@ from dspex.providers import (
     ModelUnavailableError,
     OpenAI,
     OutputSchema,
+    ProviderError,
     ProviderTimeoutError,
     Request,
     ToolSpec,
@@ -138,22 +139,36 @@ async def test_it_streams_and_no_proxy_is_in_the_way(
     assert json.loads(stream.response.text)["category"]
 
 
-async def test_callers_do_not_notice_that_it_was_killed(node: Node) -> None:
+async def test_thirty_callers_wait_or_fail_in_time_when_it_is_killed(
+    node: Node,
+) -> None:
     server = await start(node)
     first = await server.call(EmbeddedServer.pid)
-    done: list[str] = []
+    short = Request((Message.user("Hi"),), max_tokens=8)
+    answered, late = 0, 0
 
-    async def ask() -> None:
-        done.append((await lm.complete(TICKET)).text)
+    async def wait() -> None:
+        nonlocal answered
+        assert (await lm.complete(short, timeout=60)).usage.output_tokens == 8
+        answered += 1
+
+    async def leave() -> None:
+        nonlocal late
+        with trio.fail_after(10), pytest.raises(ProviderError):
+            await lm.complete(short, timeout=0.15)
+        late += 1
 
     async with Embedded(node.registry) as lm:
         async with trio.open_nursery() as nursery:
-            for _ in range(6):
-                nursery.start_soon(ask)
+            for _ in range(25):
+                nursery.start_soon(wait)
             await trio.sleep(0.1)
             os.kill(first, signal.SIGKILL)
+            for _ in range(5):
+                nursery.start_soon(leave)
         second = await node.registry.wait_for("embedded")
-    assert len(done) == 6
+        assert (await lm.complete(short, timeout=10)).usage.output_tokens == 8
+    assert (answered, late) == (25, 5)
     assert second.id != server.id
     reason = server.exit_reason
     assert isinstance(reason, ModelServerError)
