@@ -14,11 +14,11 @@ _LAST: Final = "finished"
 class EventCursor:
     """Reads a run's events in order: from this process, or from the store.
 
-    A run that leaves this process is read on in the store, whose events have numbers
-    of their own: some may come twice or not at all then, but the end is always told.
+    What is in the store has numbers of its own, so whoever reads on from the one in the
+    other gets some events twice; none is left out, and the end is always told.
     """
 
-    __slots__ = ("_desk", "_is_told", "_table", "after", "run")
+    __slots__ = ("_desk", "_is_told", "_table", "_was_here", "after", "run")
 
     def __init__(
         self, table: RunTable, desk: DurableDesk | None, run: str, *, after: int
@@ -28,6 +28,7 @@ class EventCursor:
         self._table = table
         self._desk = desk
         self._is_told = False
+        self._was_here: bool | None = None
 
     @property
     def is_here(self) -> bool:
@@ -40,8 +41,13 @@ class EventCursor:
         Raises:
             RunNotFoundError: there is no such run.
         """
-        if self._desk is None or self._table.has(self.run):
+        if self._was_here not in (None, self.is_here):
+            self.after = 0
+        self._was_here = self.is_here
+        if self._desk is None or self.is_here:
             record = self._table.get(self.run)
+            if record.last_seq < self.after:
+                self.after = 0  # a number of the store
             found: list[RunEvent] = []
             if record.last_seq > self.after:
                 found = [it for it in record.events if it.seq > self.after]

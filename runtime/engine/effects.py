@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 import outcome
 import trio
 
-from dspex.runtime.engine.errors import EffectDecodeError
+from dspex.runtime.engine.errors import EffectAbandonedError, EffectDecodeError
 
 T = TypeVar("T")
 
@@ -213,6 +213,9 @@ class EffectLog:
         if isinstance(running.result, outcome.Error):
             error = running.result.error
             if not isinstance(error, Exception):
+                # Who waits may be an actor that outlives the run.
+                running.result = outcome.Error(EffectAbandonedError(key[0]))
+                running.done.set()
                 raise error
         # A failed effect is not kept: the next dispatch may try it again.
         del self._running[key]

@@ -11,6 +11,7 @@ DspexError
 ├── MapError              what a step maps over is no list
 ├── TooManyDispatchesError what ran a step died each time
 ├── EffectDecodeError     a kept effect cannot be read again
+├── EffectAbandonedError  the run ended while its effect was awaited elsewhere
 ├── RunInterruptedError   a run was stopped by a fault of its journal
 └── RunFailedError        a run of another process, or an earlier one, failed
 """
@@ -100,6 +101,14 @@ class EffectDecodeError(DspexError):
         )
         self.step = step
         self.kind = kind
+
+
+class EffectAbandonedError(DspexError):
+    """The run of an effect ended before it; told to who waits outside of the run."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"an effect of step {path!r} was cancelled with its run")
+        self.path = path
 
 
 class RunInterruptedError(DspexError):

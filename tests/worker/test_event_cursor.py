@@ -1,0 +1,22 @@
+"""Reading a run's events on, wherever they are."""
+
+from pathlib import Path
+
+from dspex import Program, Step
+from dspex.testing import ScriptedLM
+from dspex.worker.open_runtime import open_runtime
+
+
+async def test_a_run_followed_while_it_waits_for_a_place_is_told_to_its_end(
+    tmp_path: Path,
+) -> None:
+    step = Step(module="Predict", signature="ticket -> category")
+    program = Program(name="triage", steps={"classify": step})
+    lm = ScriptedLM(lambda _: '{"category": "billing"}', delay=0.5)
+    async with open_runtime(lm, store=tmp_path / "runs.db", max_running=1) as rt:
+        # The store counts the events of all runs, this process those of each.
+        runs = [await rt.submit(program, {"ticket": str(n)}) for n in range(4)]
+        kinds = [event.kind async for event in rt.events(runs[-1])]
+        assert kinds[0] == "accepted"
+        assert "step_finished" in kinds
+        assert kinds[-1] == "finished"
