@@ -161,7 +161,7 @@ class Chaos:
 async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
     """Run, kill, and give the figures."""
     provider = Provider(options.delay)
-    kills = 0
+    kills = kept = 0
     began = time.monotonic()
     async with open_fake_provider(provider.choose) as server:
         chaos = Chaos(options, server.url)
@@ -169,9 +169,11 @@ async def torment(options: argparse.Namespace) -> dict[str, Any]:  # Any: JSON
             with trio.move_on_after(options.timeout):
                 while states(chaos.store)["succeeded"] < options.runs:
                     await trio.sleep(random.uniform(*options.every))
-                    if kills < options.kills:
+                    # A worker that has done nothing since the last kill has not begun.
+                    if kills < options.kills and len(journaled(chaos.store)) > kept:
                         await chaos.harm(kills % options.workers)
                         kills += 1
+                        kept = len(journaled(chaos.store))
                     chaos.revive()
                     if sum(states(chaos.store)[it] for it in ("failed", "cancelled")):
                         break

@@ -33,8 +33,8 @@ async def test_harmed_workers_lose_no_run_and_repeat_no_finished_call(
         "--delay",
         "0.8",
         "--every",
+        "0.3",
         "0.8",
-        "1.5",
         "--timeout",
         "80",
     ]

@@ -27,7 +27,7 @@ def test_every_example_runs(block: str) -> None:
 
 
 def test_the_plan_is_the_same_in_yaml() -> None:
-    yaml, _ = PLANS
+    yaml = PLANS[0]
     assert names_of(BLOCKS[0])["plan"] == FaultPlan.from_yaml(yaml)
 
 
