@@ -1,13 +1,14 @@
 """The engine's figures: overhead of a step, long chains, wide maps, resume.
 
 `python -m benchmarks engine [--quick]` prints one JSON line a figure. The resumed run
-is one that was killed half-way, in a process of its own.
+is one that was killed half-way, in a process of its own. CPU seconds are the least of
+interleaved rounds: what else runs on the machine only adds to them. Chains and maps are
+counted in CPU seconds for the same reason; nothing in them waits.
 """
 
 import argparse
 import gc
 import logging
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ async def by_engine(times: int) -> float:
 
 
 async def chain(steps: int) -> float:
-    """Give seconds a run of a chain of steps."""
+    """Give CPU seconds of a run of a chain of steps."""
     program = Program(
         name=f"chain{steps}",
         steps={
@@ -70,14 +71,14 @@ async def chain(steps: int) -> float:
     async with open_runtime(lm()) as rt:
         await rt.run(program, a="warm")
         gc.collect()
-        began = time.perf_counter()
+        began = time.process_time()
         run = await rt.run(program, a="x")
         assert run.status == "succeeded"
-        return time.perf_counter() - began
+        return time.process_time() - began
 
 
 async def wide(items: int) -> float:
-    """Give seconds a run of a map over items."""
+    """Give CPU seconds of a run of a map over items."""
     program = Program(
         name="wide",
         steps={
@@ -92,10 +93,10 @@ async def wide(items: int) -> float:
     async with open_runtime(lm()) as rt:
         await rt.run(program, items=["warm"])
         gc.collect()
-        began = time.perf_counter()
+        began = time.process_time()
         run = await rt.run(program, items=[str(n) for n in range(items)])
         assert run.status == "succeeded"
-        return time.perf_counter() - began
+        return time.process_time() - began
 
 
 async def journaled(runs: int, concurrency: int) -> float:
@@ -160,10 +161,10 @@ def main(arguments: list[str]) -> int:
     """Measure and print; status 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks engine")
     parser.add_argument(
-        "--quick", action="store_true", help="1 round, a tenth the work"
+        "--quick", action="store_true", help="3 rounds, a tenth the work"
     )
     options = parser.parse_args(arguments)
-    rounds, scale = (1, 10) if options.quick else (5, 1)
+    rounds, scale = (3, 10) if options.quick else (5, 1)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR)
     )
@@ -174,24 +175,23 @@ def main(arguments: list[str]) -> int:
         plain.append(trio.run(direct, 1_000 // scale) * 1e3)
         engine.append(trio.run(by_engine, 1_000 // scale) * 1e3)
         stored.append(trio.run(journaled, 1_000 // scale, 50) * 1e3)
-    added = statistics.median(engine) - statistics.median(plain)
-    peers = {"direct_call": statistics.median(plain)}
+    added = min(engine) - min(plain)
+    peers = {"direct_call": min(plain)}
     good = figure("step_overhead", added, "ms CPU", reach="<= 0.3", against=peers)
-    peers["without_store"] = statistics.median(engine)
-    figure("run_with_store", statistics.median(stored), "ms CPU", against=peers)
+    peers["without_store"] = min(engine)
+    figure("run_with_store", min(stored), "ms CPU", against=peers)
     for name, measure in (("chain", chain), ("map", wide)):
-        small = statistics.median(
-            trio.run(measure, 100 // scale) for _ in range(rounds)
-        )
-        large = statistics.median(
-            trio.run(measure, 1_000 // scale) for _ in range(rounds)
-        )
+        small: list[float] = []
+        large: list[float] = []
+        for _ in range(rounds):
+            small.append(trio.run(measure, 100 // scale))
+            large.append(trio.run(measure, 1_000 // scale))
         good &= figure(
             f"{name}_1000",
-            large,
-            "s",
+            min(large),
+            "s CPU",
             reach="<= 11 x a_tenth",
-            against={"a_tenth": small},
+            against={"a_tenth": min(small)},
         )
     seconds, again = trio.run(resume, 1_000 // scale)
     good &= figure("resume_1000", seconds, "s", reach="<= 0.5")
