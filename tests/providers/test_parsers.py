@@ -326,7 +326,7 @@ def test_what_the_server_does_by_itself_is_no_part_of_the_answer() -> None:
         (1, "server_tool_use", {"type": "input_json_delta", "partial_json": "{}"}),
         (2, "text", {"type": "text_delta", "text": "So."}),
     ):
-        block = {"type": kind, "id": "i", "name": "web_search", "input": {}}
+        block = {"type": kind, "id": "i", "name": "web_search"}
         for event in (
             {"type": "content_block_start", "index": index, "content_block": block},
             {"type": "content_block_delta", "index": index, "delta": delta},
