@@ -82,9 +82,10 @@ class RunStream:
     async def _listen(self, receive: Receive) -> bool:
         """Wait until woken; False when the client has left."""
         self.streams.table.follow(self._cursor.run, self)
-        with trio.CancelScope() as self._wait:
+        with trio.CancelScope() as scope:
+            self._wait = scope
             if self._is_woken:
-                self._wait.cancel()
+                scope.cancel()
             while (await receive())["type"] != "http.disconnect":
                 pass
             return False
