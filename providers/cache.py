@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import trio
@@ -145,7 +145,7 @@ class Cached(Wrapper[LM]):
                 raise flight.error
             if flight.response is not None:
                 self.hits += 1
-                return flight.response
+                return replace(flight.response, is_cached=True)
             # Whoever called was cancelled, or had less time: call oneself.
         return None
 
@@ -171,7 +171,8 @@ class Cached(Wrapper[LM]):
         if body is None:
             return None
         try:
-            return Response.from_json(msgspec.json.decode(body))
+            kept = Response.from_json(msgspec.json.decode(body))
+            return replace(kept, is_cached=True)
         except (msgspec.DecodeError, InvalidRequestError) as error:
             # Another version wrote it, or it is damaged: it will be written anew.
             _log.warning("cache_entry_unreadable", key=key, reason=str(error))

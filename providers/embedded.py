@@ -93,12 +93,17 @@ class Embedded:
         asked = self._checked(request)
         started = trio.current_time()
 
+        attempts = 0
+
         async def attempt(deadline: float) -> Response:
+            nonlocal attempts
+            attempts += 1
             async with self._server_until(deadline) as model:
                 return await model.complete(asked, timeout=_left(deadline))
 
         response = await self._tried(attempt, timeout)
-        return replace(response, seconds=trio.current_time() - started)
+        seconds = trio.current_time() - started
+        return replace(response, seconds=seconds, attempts=attempts)
 
     @asynccontextmanager
     async def stream(

@@ -138,7 +138,7 @@ class HTTPModel:
                     deadline=started + seconds,
                     history=history,
                 )
-                response = _response(decoded, started)
+                response = _response(decoded, started, len(history) + 1)
                 call.answered(response)
                 return response
             raise self._timed_out(seconds, history)
@@ -181,7 +181,9 @@ class HTTPModel:
                 async def more() -> Sequence[Delta]:
                     deltas = await incoming.more(deadline=started + seconds)
                     if not deltas:
-                        response = _response(incoming.decoder.result(), started)
+                        response = _response(
+                            incoming.decoder.result(), started, len(history) + 1
+                        )
                         stream.complete(response)
                         call.answered(response)
                     return deltas
@@ -394,11 +396,12 @@ def _encoded(headers: Mapping[str, str]) -> SecretHeaders:
     )
 
 
-def _response(decoded: Decoded, started: float) -> Response:
+def _response(decoded: Decoded, started: float, attempts: int) -> Response:
     return Response(
         decoded.choices,
         decoded.usage,
         decoded.model,
         decoded.id,
         trio.current_time() - started,
+        attempts,
     )

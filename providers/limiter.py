@@ -142,6 +142,11 @@ class RateLimiter(Actor):
         return self.figures
 
     @property
+    def limits(self) -> Limits:
+        """What it lets through."""
+        return self._limits
+
+    @property
     def figures(self) -> LimiterStatistics:
         """What is going on, for who looks at the actor itself."""
         return self._book.statistics()

@@ -381,7 +381,8 @@ class Response(_FromJSON):
     """What a model answered: at least one choice, and what it took.
 
     `id` is the provider's; `seconds` counts from the call to its answer, with
-    retries and waits.
+    retries and waits. `attempts` counts the tries, and `is_cached` is True where a
+    cache of this process had the answer; neither makes two responses different.
     """
 
     choices: tuple[Choice, ...]
@@ -389,6 +390,8 @@ class Response(_FromJSON):
     model: str
     id: str | None = None
     seconds: float = 0.0
+    attempts: int = field(default=1, compare=False)
+    is_cached: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -412,4 +415,6 @@ class Response(_FromJSON):
             "model": self.model,
             "id": self.id,
             "seconds": self.seconds,
+            "attempts": self.attempts,
+            "is_cached": self.is_cached,
         }

@@ -160,6 +160,10 @@ class Decisions:
             if not (yield from self._start_again(sibling)):
                 break
 
+    def restarts_since(self, now: float) -> int:
+        """Count the restarts that stand against the intensity at `now`."""
+        return sum(at >= now - self.options.period for at in self._restarts)
+
     def _may_restart(self, now: float) -> bool:
         times = self._restarts
         period = self.options.period

@@ -4,7 +4,9 @@ The page is whole without its script. With it, sections are replaced as they cha
 at most twice a second, however much happens and however many look.
 """
 
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl
@@ -24,24 +26,32 @@ from starlette.routing import BaseRoute, Route
 from dspex.runtime import DspexError
 from dspex.runtime.log import get_logger
 from dspex.runtime.sys import resume, suspend
-from dspex.worker.event_stream import KEEP_ALIVE_SECONDS, frame
+from dspex.worker.event_stream import frame
 from dspex.worker.guard import COOKIE, problem
 from dspex.worker.http_api import open_stream
 from dspex.worker.observer_health import health
-from dspex.worker.observer_state import Watch, shown_inputs, waterfall
+from dspex.worker.observer_state import Watch
+from dspex.worker.observer_tree import flatten
 from dspex.worker.observer_versions import plot, versions
+from dspex.worker.observer_waterfall import short_time, waterfall
 from dspex.worker.service import FILES, BadRequestError, Service, reply, service_of
 
 log = get_logger()
 
-SECTIONS: Final = ("overview", "tree", "health", "deaths", "runs", "programs")
+SECTIONS: Final = ("overview", "tree", "crashes", "runs", "health", "programs")
+_BEAT_SECONDS: Final = 2.0
 _PERIOD_SECONDS: Final = 0.5
 _STATIC: Final = {"observer.css": "text/css", "observer.js": "text/javascript"}
+_GONE: Final = "this actor is gone; its successor has another id"
 _MAX_TOKEN: Final = 1_000
 
 
 def _clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 class Observer:
@@ -56,9 +66,12 @@ class Observer:
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
-        self._templates.filters["clock"] = _clock
-        self._snapshot = b""
+        self._templates.filters.update(clock=_clock, day=_day, short=short_time)
+        self._templates.globals["now"] = time.time
+        self._rendering = trio.Lock()
+        self._shown: dict[str, str] = {}
         self._at = -_PERIOD_SECONDS
 
     def routes(self) -> list[BaseRoute]:
@@ -71,67 +84,79 @@ class Observer:
             Route("/observer/stream", self.stream),
             Route("/observer/runs/{run}", self.run_page),
             Route("/observer/programs/{name}", self.versions_page),
+            Route("/observer/actors/{id:int}/kill", self.confirm_page),
             Route("/observer/actors/{id:int}/{action}", self.act, methods=["POST"]),
         ]
 
-    def _section(self, name: str) -> str:
-        watch, runtime = self._watch, self._service.runtime
-        give: dict[str, Callable[[], object]] = {
-            "overview": watch.overview,
-            "tree": watch.tree,
-            "health": lambda: health(runtime),
-            "deaths": lambda: list(reversed(watch.deaths)),
-            "runs": watch.runs,
-            "programs": lambda: runtime.served,
-        }
-        return self._templates.get_template(f"{name}.html").render(it=give[name]())
-
-    def _render(self) -> bytes:
+    async def _sections(self, *, fresh: bool = False) -> dict[str, str]:
         # Shared: whoever asks within the period gets what the first one got.
-        now = trio.current_time()
-        if now - self._at >= _PERIOD_SECONDS:
-            self._at = now
-            sections = {name: self._section(name) for name in SECTIONS}
-            self._snapshot = msgspec.json.encode(sections)
-        return self._snapshot
+        async with self._rendering:
+            now = trio.current_time()
+            if fresh or now - self._at >= _PERIOD_SECONDS:
+                watch, runtime = self._watch, self._service.runtime
+                shown: dict[str, object] = {
+                    "overview": watch.figures(),
+                    "tree": list(flatten(watch.tree())),
+                    "crashes": watch.crashes.timeline(),
+                    "runs": await watch.runs(),
+                    "health": health(runtime),
+                    "programs": runtime.served,
+                }
+                self._shown = {
+                    name: self._render(f"{name}.html", it=shown[name])
+                    for name in SECTIONS
+                }
+                self._at = now
+            return self._shown
+
+    def _render(self, template: str, **values: object) -> str:
+        return self._templates.get_template(template).render(values)
 
     async def page(self, request: Request) -> Response:
         """Show everything."""
-        sections = {name: self._section(name) for name in SECTIONS}
-        template = self._templates.get_template("page.html")
-        return HTMLResponse(template.render(sections=sections))
+        sections = await self._sections(fresh=True)
+        text = self._render("page.html", sections=sections, about=self._watch.about)
+        return HTMLResponse(text)
 
     async def tree(self, request: Request) -> Response:
         """Give the tree and the figures as JSON, for `dspex top`."""
         watch = self._watch
-        return reply({"overview": watch.overview(), "tree": watch.tree()})
+        parts = [asdict(it) for it in health(self._service.runtime)]
+        crashes = [asdict(it) for it in watch.crashes.latest(10)]
+        return reply(
+            {
+                "overview": watch.overview(),
+                "tree": watch.tree().to_json(),
+                "health": parts,
+                "crashes": crashes,
+            }
+        )
 
     async def stream(self, request: Request) -> Response:
-        """Send the sections whenever one has changed."""
+        """Send the sections that have changed, and a beat when none has."""
         return open_stream(service_of(request), self._frames())  # type: ignore[return-value] # an ASGI answer
 
     async def _frames(self) -> AsyncGenerator[bytes]:
-        sent = b""
+        sent: dict[str, str] = {}
         silent = 0.0
         while True:
-            snapshot = self._render()
-            if snapshot != sent:
-                sent, silent = snapshot, 0.0
-                yield frame(snapshot, event="snapshot")
-            elif silent >= KEEP_ALIVE_SECONDS:
+            sections = await self._sections()
+            changed = {
+                it: text for it, text in sections.items() if sent.get(it) != text
+            }
+            if changed:
+                sent, silent = sections, 0.0
+                yield frame(msgspec.json.encode(changed), event="snapshot")
+            elif silent >= _BEAT_SECONDS:
                 silent = 0.0
-                yield b""
+                yield frame(b"{}", event="beat")
             await trio.sleep(_PERIOD_SECONDS)
             silent += _PERIOD_SECONDS
 
     async def run_page(self, request: Request) -> Response:
         """Show one run: its waterfall, its prompts and completions."""
-        runtime = self._service.runtime
-        record = runtime.table.get(request.path_params["run"])
-        text = self._templates.get_template("run.html").render(
-            run=record.to_json(), inputs=shown_inputs(record), bars=waterfall(record)
-        )
-        return HTMLResponse(text)
+        found = await waterfall(self._service.runtime, request.path_params["run"])
+        return HTMLResponse(self._render("run.html", it=found, about=self._watch.about))
 
     async def versions_page(self, request: Request) -> Response:
         """Show a program's versions in the store, their scores and differences."""
@@ -139,9 +164,22 @@ class Observer:
         name: str = request.path_params["name"]
         runtime.program(name)
         saved = await runtime.journal.programs(name) if runtime.has_store else []
-        text = self._templates.get_template("versions.html").render(
-            name=name, versions=versions(saved), points=plot(saved)
+        text = self._render(
+            "versions.html",
+            name=name,
+            versions=versions(saved),
+            plot=plot(saved),
+            has_store=runtime.has_store,
+            about=self._watch.about,
         )
+        return HTMLResponse(text)
+
+    async def confirm_page(self, request: Request) -> Response:
+        """Ask whether an actor shall be killed."""
+        ref = self._watch.find(request.path_params["id"])
+        if ref is None:
+            return problem(404, _GONE)
+        text = self._render("confirm.html", ref=ref, about=self._watch.about)
         return HTMLResponse(text)
 
     async def act(self, request: Request) -> Response:
@@ -149,7 +187,7 @@ class Observer:
         action: str = request.path_params["action"]
         ref = self._watch.find(request.path_params["id"])
         if ref is None:
-            return problem(404, "this actor is gone; its successor has another id")
+            return problem(404, _GONE)
         log.warning("operator_acted", action=action, actor=ref.name)
         try:
             if action == "restart":
@@ -170,14 +208,13 @@ class Observer:
 
     async def login(self, request: Request) -> Response:
         """Ask for the token, and give a browser that knows it a session."""
-        template = self._templates.get_template("login.html")
         if request.method == "GET":
-            return HTMLResponse(template.render(error=""))
+            return HTMLResponse(self._render("login.html", error=""))
         body = (await request.body())[:_MAX_TOKEN].decode(errors="replace")
         token = dict(_form(body)).get("token", "")
         sessions = self._service.sessions
         if not sessions.accepts(token):
-            text = template.render(error="This is not the worker's token.")
+            text = self._render("login.html", error="This is not the worker's token.")
             return HTMLResponse(text, 401)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, sessions.open(), httponly=True, samesite="strict")

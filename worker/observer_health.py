@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import trio
 
 from dspex.providers.breaker import Breaker, BreakerState
+from dspex.providers.cache import Cached
 from dspex.providers.limiter import RateLimiter
 from dspex.providers.lm import LM
 from dspex.runtime.bridge import DspyPool
@@ -14,19 +15,20 @@ from dspex.worker.app import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One limiter, breaker or pool: whether all is well, and its figures."""
+    """One limiter, breaker, cache or pool; `used` of `limit` is drawn as a bar."""
 
     kind: str
     name: str
     state: str
     facts: str
+    level: str = ""
+    used: int = 0
+    limit: int = 0
 
 
 def health(runtime: Runtime) -> list[Part]:
     """Give what stands between steps and their models and processes."""
-    found = [
-        _breaker(model) for model in _models(runtime.lm) if isinstance(model, Breaker)
-    ]
+    found = [part for model in _models(runtime.lm) for part in _model(model)]
     for process in runtime.node.processes():
         actor = process.ref.port.actor
         if isinstance(actor, RateLimiter):
@@ -45,30 +47,56 @@ def _models(lm: LM | None) -> Iterator[LM]:
             yield from _models(model)
 
 
+def _model(model: LM) -> Iterator[Part]:
+    if isinstance(model, Breaker):
+        yield _breaker(model)
+    elif isinstance(model, Cached):
+        asked = model.hits + model.misses
+        facts = f"{model.hits} of {asked} answers came from it"
+        yield Part("cache", model.name, "in use", facts, "", model.hits, asked)
+
+
 def _breaker(breaker: Breaker) -> Part:
-    state = {
-        BreakerState.CLOSED: "running",
-        BreakerState.HALF_OPEN: "restarting",
-        BreakerState.OPEN: "failed",
+    facts, level = {
+        BreakerState.CLOSED: ("calls pass", ""),
+        BreakerState.HALF_OPEN: ("one call tries whether it answers again", "warn"),
+        BreakerState.OPEN: (
+            "calls fail at once: it failed too often lately",
+            "critical",
+        ),
     }[breaker.state]
-    facts = breaker.state.name.lower().replace("_", " ")
-    return Part("breaker", breaker.name, state, facts)
+    state = breaker.state.name.lower().replace("_", "-")
+    return Part("breaker", breaker.name, state, facts, level)
 
 
 def _limiter(name: str, limiter: RateLimiter) -> Part:
     now = limiter.figures
     pause = now.paused_until - trio.current_time()
     facts = f"{now.running} under way, {now.waiting} wait, {now.factor:.0%} of its rate"
+    limit = limiter.limits.concurrency or 0
     if pause > 0:
-        return Part("limiter", name, "suspended", f"{facts}, paused {pause:.0f} s")
-    return Part("limiter", name, "running", facts)
+        facts = f"{facts}, the provider asked for a pause of {pause:.0f} s more"
+        return Part("limiter", name, "paused", facts, "warn", now.running, limit)
+    level = "warn" if now.waiting or now.factor < 1 else ""
+    state = "holding back" if level else "open"
+    return Part("limiter", name, state, facts, level, now.running, limit)
 
 
 def _pool(name: str, pool: DspyPool) -> Part:
     now = pool.figures
-    facts = (
-        f"{now.size} ready, {now.busy} busy, {now.starting} starting, "
-        f"{now.queued} queued; served {now.served}, failed {now.failed}, "
-        f"died {now.died}, recycled {now.recycled}"
-    )
-    return Part("dspy processes", name, "running" if now.size else "restarting", facts)
+    facts = f"{now.busy} of {now.size} busy, {now.queued} queued; served {now.served}"
+    counts = {
+        "starting": now.starting,
+        "failed": now.failed,
+        "timed out": now.timed_out,
+        "died": now.died,
+        "recycled": now.recycled,
+        "unhealthy": now.unhealthy,
+        "rejected": now.rejected,
+    }
+    facts += "".join(f", {count} {what}" for what, count in counts.items() if count)
+    if not now.size:
+        return Part("dspy processes", name, "starting", facts, "warn")
+    level = "warn" if now.queued else ""
+    state = "queueing" if level else "ready"
+    return Part("dspy processes", name, state, facts, level, now.busy, now.size)

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from dspex.runtime.journal import ProgramVersion
 
-_WIDTH: Final = 1_000.0
-_HEIGHT: Final = 200.0
+_FULL: Final = 100.0
+_MOST_METRICS: Final = 4
+_TICKS: Final = 4
+_NICE: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,7 @@ class Version:
     """One version; `changes` are lines against its parent, marked + and -."""
 
     number: int
+    parent: int | None
     made_by: str
     created_at: float
     scores: dict[str, float]
@@ -26,11 +29,35 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A score in the plot, which is 1000 wide and 200 high."""
+    """A score in the plot, in percent from the left and from the top."""
 
     x: float
     y: float
     label: str
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The scores of one metric, oldest on the left; `place` tells it from others."""
+
+    metric: str
+    place: int
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Scores by version, with the numbers along both sides."""
+
+    series: tuple[Series, ...]
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+
+    @property
+    def told(self) -> str:
+        """The plot in words."""
+        return "; ".join(it.label for line in self.series for it in line.points)
 
 
 def versions(saved: Sequence[ProgramVersion]) -> list[Version]:
@@ -39,6 +66,7 @@ def versions(saved: Sequence[ProgramVersion]) -> list[Version]:
     return [
         Version(
             it.version,
+            it.parent or (it.version - 1 if it.version - 1 in bodies else None),
             it.made_by,
             it.created_at,
             dict(it.scores),
@@ -49,25 +77,58 @@ def versions(saved: Sequence[ProgramVersion]) -> list[Version]:
     ]
 
 
-def plot(saved: Sequence[ProgramVersion]) -> list[Point]:
-    """Give each version's first score as a point, oldest on the left."""
-    scored = [(it.version, *_first(it)) for it in saved if it.scores]
+def plot(saved: Sequence[ProgramVersion]) -> Plot | None:
+    """Give the scores of the versions as a plot; None where none has a score."""
+    scored = [it for it in saved if it.scores]
     if not scored:
-        return []
-    top = max(max(score for _, _, score in scored), 1e-9)
-    step = _WIDTH / (len(scored) + 1)
-    return [
-        Point(
-            step * (place + 1),
-            _HEIGHT - 20 - (_HEIGHT - 40) * max(0.0, score) / top,
-            f"version {version}: {name} {score:g}",
-        )
-        for place, (version, name, score) in enumerate(scored)
+        return None
+    every, top = _scale(max(score for it in scored for score in it.scores.values()))
+    metrics = list(dict.fromkeys(metric for it in scored for metric in it.scores))
+    width = _FULL / len(scored)
+    places = {it.version: width * (at + 0.5) for at, it in enumerate(scored)}
+    series = [
+        _series(metric, place, scored, places, top)
+        for place, metric in enumerate(metrics[:_MOST_METRICS])
     ]
+    count = round(top / every)
+    up = tuple(
+        (_FULL * (1 - at / count), f"{at * every:.6g}") for at in range(count + 1)
+    )
+    across = tuple((round(places[it.version], 2), f"v{it.version}") for it in scored)
+    return Plot(tuple(series), across, up)
 
 
-def _first(version: ProgramVersion) -> tuple[str, float]:
-    return next(iter(version.scores.items()))
+def _series(
+    metric: str,
+    place: int,
+    scored: Sequence[ProgramVersion],
+    places: dict[int, float],
+    top: float,
+) -> Series:
+    values = {it.version: it.scores[metric] for it in scored if metric in it.scores}
+    best = max(values.values())
+    points = tuple(
+        Point(
+            round(places[version], 2),
+            round(_FULL * (1 - max(0.0, score) / top), 2),
+            f"version {version}: {metric} {score:g}",
+            score == best,
+        )
+        for version, score in values.items()
+    )
+    return Series(metric, place, points)
+
+
+def _scale(most: float) -> tuple[float, float]:
+    """Give the distance of lines that are round numbers, and the topmost line."""
+    rough = max(most, 1e-9) / _TICKS
+    size = 1.0
+    while size > rough:
+        size /= 10
+    while size * 10 <= rough:
+        size *= 10
+    every = next(it * size for it in _NICE if it * size >= rough * (1 - 1e-9))
+    return every, every * _TICKS
 
 
 def _steps(body: Any) -> dict[str, Any]:  # Any: JSON
@@ -78,13 +139,19 @@ def _steps(body: Any) -> dict[str, Any]:  # Any: JSON
 def _lines(body: Any) -> list[str]:  # Any: JSON
     found: list[str] = []
     for name, step in _steps(body).items():
-        shown = {key: it for key, it in step.items() if key != "demos" and it}
-        found.append(f"{name}: {json.dumps(shown, ensure_ascii=False)}")
         found.extend(
-            f"{name} demo: {json.dumps(demo, ensure_ascii=False)}"
-            for demo in step.get("demos") or ()
+            f"{name}.{key}: {_text(value)}"
+            for key, value in step.items()
+            if key != "demos" and value
         )
+        for demo in step.get("demos") or ():
+            fields = ", ".join(f"{key}={_text(value)}" for key, value in demo.items())
+            found.append(f"{name} demo: {fields}")
     return found
+
+
+def _text(value: Any) -> str:  # Any: JSON
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _changes(before: Any, after: Any) -> tuple[str, ...]:  # Any: JSON

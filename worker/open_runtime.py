@@ -159,7 +159,10 @@ async def open_runtime(
             raise root_cause(error) from error
         watched = WatchedLM(lm, keep_text=keep_text is True)
         backends = _backends(node, watched, search_path, modules=modules or {})
-        engine = Engine({name: WatchedBackend(it) for name, it in backends.items()})
+        keeps = keep_text is True
+        engine = Engine(
+            {it: WatchedBackend(b, keep_text=keeps) for it, b in backends.items()}
+        )
         table = RunTable(max_unfinished=max_runs)
         keeper = node.named(MODULES, DynamicSupervisor)
         started = ModuleRegistry(node.registry, keeper, lm=watched)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast
 
 import trio
 
+from dspex.providers.errors import ProviderError
 from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response
 from dspex.runtime.engine import (
@@ -41,8 +42,9 @@ _watched_step: ContextVar[tuple[RunRecord, str] | None] = ContextVar(
 class WatchedBackend:
     """A backend whose steps are told to the run they belong to."""
 
-    def __init__(self, inner: Backend) -> None:
+    def __init__(self, inner: Backend, *, keep_text: bool = True) -> None:
         self.inner = inner
+        self._keep_text = keep_text
 
     def shape(self, step: Step) -> Shape:
         """Give what the step takes and gives; raises what the backend raises."""
@@ -70,7 +72,10 @@ class WatchedBackend:
         label = name.partition("/")[2].partition("@")[0]
         record.note("step_started", step=label, backend=step.backend)
         began = trio.current_time()
-        watched = cast("Effects", _WatchedEffects(effects, record, label))
+        watched = cast(
+            "Effects",
+            _WatchedEffects(effects, record, label, keep_text=self._keep_text),
+        )
         try:
             with step_span(label, step.backend):
                 result = await self.inner.run(
@@ -93,10 +98,13 @@ class WatchedBackend:
 class _WatchedEffects:
     """The effects of a dispatch; says which answers came without a call."""
 
-    def __init__(self, inner: Effects, record: RunRecord, step: str) -> None:
+    def __init__(
+        self, inner: Effects, record: RunRecord, step: str, *, keep_text: bool
+    ) -> None:
         self._inner = inner
         self._record = record
         self._step = step
+        self._keep_text = keep_text
 
     async def perform(
         self,
@@ -122,7 +130,11 @@ class _WatchedEffects:
             fingerprint, named, codec=codec, request=request
         )
         if not was_called:
-            self._record.note("call_journaled", step=self._step)
+            facts: dict[str, Any] = {"call": codec.kind}  # Any: JSON
+            if isinstance(result, Response):
+                facts |= {"model": fingerprint.rpartition(":")[0]}
+                facts |= _answer_facts(result, keep_text=self._keep_text)
+            self._record.note("call_journaled", step=self._step, **facts)
         return result
 
 
@@ -158,16 +170,34 @@ class WatchedLM(Wrapper[LM]):
         try:
             response = await self._lm.complete(request, timeout=timeout)
         except Exception as error:
-            record.note("call_failed", **facts, error=describe(error))
+            tried = error.attempts if isinstance(error, ProviderError) else ()
+            record.note(
+                "call_failed",
+                **facts,
+                attempts=max(1, len(tried)),
+                error=describe(error),
+            )
             raise
-        if response.choices[0].finish_reason == "length":
-            facts["is_truncated"] = True
-        if self._keep_text:
-            facts["completion"] = response.text[:_MAX_TEXT]
         record.note(
             "call_finished",
             **facts,
             seconds=round(time.time() - began, 6),
-            usage=response.usage.to_json(),
+            **_answer_facts(response, keep_text=self._keep_text),
         )
         return response
+
+
+def _answer_facts(
+    response: Response, *, keep_text: bool
+) -> dict[str, Any]:  # Any: JSON
+    """Give what an event tells of a model's answer; the usual is left out."""
+    facts: dict[str, Any] = {"usage": response.usage.to_json()}
+    if response.choices[0].finish_reason == "length":
+        facts["is_truncated"] = True
+    if response.is_cached:
+        facts["is_cached"] = True
+    if response.attempts > 1:
+        facts["attempts"] = response.attempts
+    if keep_text:
+        facts["completion"] = response.text[:_MAX_TEXT]
+    return facts
