@@ -69,7 +69,6 @@ class Observer:
             auto_reload=False,
         )
         self._templates.filters.update(clock=_clock, day=_day, short=short_time)
-        self._templates.globals["now"] = time.time
         self._rendering = trio.Lock()
         self._shown: dict[str, str] = {}
         self._at = -_PERIOD_SECONDS
@@ -103,7 +102,7 @@ class Observer:
                     "programs": runtime.served,
                 }
                 self._shown = {
-                    name: self._render(f"{name}.html", it=shown[name])
+                    name: self._render(f"{name}.html", it=shown[name], now=time.time())
                     for name in SECTIONS
                 }
                 self._at = now

@@ -182,10 +182,12 @@ def _effect_span(effect: EffectRow) -> Span:
         return Span(step, label, False, began, effect.seconds)
     response: JSON = effect.response or {}
     model = effect.fingerprint.rpartition(":")[0]
-    choice: JSON = next(iter(response.get("choices") or ()), {})
+    choices: list[JSON] = response.get("choices") or [{}]
+    choice = choices[0]
     attempts = int(response.get("attempts", 1))
     is_cached = bool(response.get("is_cached"))
     request: JSON = effect.request or {}
+    messages: list[JSON] = request.get("messages") or []
     return Span(
         step,
         model,
@@ -203,7 +205,7 @@ def _effect_span(effect: EffectRow) -> Span:
         attempts,
         tuple(
             (str(it.get("role", "")), message_text(it.get("content")))
-            for it in request.get("messages", ())
+            for it in messages
         ),
         str(choice.get("text", ""))[:_MAX_TEXT],
     )

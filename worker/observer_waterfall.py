@@ -108,7 +108,7 @@ def ticks(seconds: float) -> tuple[Tick, ...]:
     while scale * 10 <= rough:
         scale *= 10
     every = next(it * scale for it in _STEPS if it * scale >= rough)
-    count = int(seconds / every * 0.97)
+    count = int(seconds / every * 0.95)
     return tuple(
         Tick(round(_WIDE * place * every / seconds, 1), short_time(place * every))
         for place in range(count + 1)

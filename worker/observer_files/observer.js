@@ -5,12 +5,16 @@
   const byId = (id) => document.getElementById(id);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
+  // What works only with this script is hidden without it.
+  const reveal = (root) => all("[data-script]", root).forEach((it) => { it.hidden = false; });
+
   // Puts new HTML into a part; what is unfolded and focused stays so.
   const replace = (part, html) => {
     const focused = part.contains(document.activeElement) && document.activeElement.id;
     const open = all("details[open]", part).map((it) => it.id);
     const places = all(".wide, pre", part).map((it) => [it.scrollLeft, it.scrollTop]);
     part.innerHTML = html;
+    reveal(part);
     open.forEach((id) => byId(id)?.setAttribute("open", ""));
     all(".wide, pre", part).forEach((it, at) => {
       if (places[at]) [it.scrollLeft, it.scrollTop] = places[at];
@@ -42,7 +46,6 @@
   const filter = byId("filter");
   const troubled = byId("troubled");
   const arrange = () => {
-    all("[data-script]").forEach((it) => { it.hidden = false; });
     const wanted = filter.value.trim().toLowerCase();
     const isSought = wanted !== "" || troubled.checked;
     const rows = all("tbody tr", byId("tree"));
@@ -68,6 +71,7 @@
     });
     byId("nothing").hidden = found > 0;
   };
+  reveal(document);
   filter.addEventListener("input", arrange);
   troubled.addEventListener("change", arrange);
   document.addEventListener("click", (event) => {
