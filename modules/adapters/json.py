@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from dspex.modules.adapters.chat import ChatAdapter
-from dspex.modules.adapters.json_text import load_object, loosely, without_thinking
+from dspex.modules.adapters.json_text import (
+    JSONObject,
+    load_object,
+    loosely,
+    why_no_object,
+    without_thinking,
+)
 from dspex.modules.adapters.prompt import (
     describe_constraints,
     describe_fields,
@@ -102,10 +108,10 @@ class JSONAdapter(TextAdapter):
         found = load_object(text)
         try:
             if found is None:
-                raise self.error(signature, text, "there is no JSON object in it")
+                raise self.error(signature, text, why_no_object(text))
             return self.read_outputs(signature, text, found, [])
         except AdapterParseError:
-            reading = self._read_loosely(signature, choice)
+            reading = self._read_loosely(signature, choice, found)
             if reading is None:
                 raise
             return reading
@@ -126,10 +132,13 @@ class JSONAdapter(TextAdapter):
         text = json.dumps(found, default=str)
         return self.read_outputs(signature, text, found, [])
 
-    def _read_loosely(self, signature: Signature, choice: Choice) -> Reading | None:
+    def _read_loosely(
+        self, signature: Signature, choice: Choice, found: JSONObject | None
+    ) -> Reading | None:
         spoken = without_thinking(choice.text)
-        start = ["thinking"] if spoken != choice.text else []
-        found = load_object(spoken)
+        start: list[str] = []
+        if spoken != choice.text:
+            start, found = ["thinking"], load_object(spoken)
         forgiven = None if found is None else loosely(found, signature)
         if forgiven is not None:
             read, notes = forgiven

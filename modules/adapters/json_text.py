@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, TypeAlias
 
-from dspex.modules.adapters.repair import repair
 from dspex.modules.plain import is_object
+from dspex.modules.repair import find_excess, repair
 from dspex.modules.signature import Signature
 
 # Any: what a model wrote.
@@ -20,11 +20,19 @@ def load_object(text: str) -> JSONObject | None:
     Fences, comments, single quotes, missing brackets and text around it are forgiven.
     None when there is no object.
     """
+    if not _may_hold_object(text):
+        return None
     found = _as_object(_load(text))
     if found is not None:
         return found
     inside = _balanced(text)
     return None if inside is None else _as_object(_load(inside))
+
+
+def why_no_object(text: str) -> str:
+    """Say why `load_object` finds none."""
+    excess = find_excess(text) if _may_hold_object(text) else None
+    return excess or "there is no JSON object in it"
 
 
 def find_object(text: str, signature: Signature) -> JSONObject | None:
@@ -73,6 +81,11 @@ def loosely(
 def without_thinking(text: str) -> str:
     """Give the text without its `<think>` blocks."""
     return _THINKING.sub("", text)
+
+
+def _may_hold_object(text: str) -> bool:
+    # The repair takes round brackets for braces, too.
+    return "{" in text or "(" in text
 
 
 def _as_object(value: object) -> JSONObject | None:

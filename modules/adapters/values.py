@@ -16,9 +16,9 @@ from typing import Literal, cast, get_args, get_origin
 import pydantic
 from pydantic_core import to_jsonable_python
 
-from dspex.modules.adapters.repair import repair
 from dspex.modules.fields import Field, FieldType
 from dspex.modules.plain import is_list
+from dspex.modules.repair import UnrepairableError, repair
 from dspex.modules.signature import first_problem
 from dspex.modules.type_names import is_union
 
@@ -116,7 +116,14 @@ def _read_as_dspy(field: Field, value: object) -> object:
     validate = field.plain_validator.validate_python
     if not isinstance(value, str) or _is_text_or_none(annotation):
         return validate(value)
-    return validate(_read_json(value))
+    try:
+        found = _read_json(value)
+    except UnrepairableError as error:
+        try:
+            return validate(value)
+        except pydantic.ValidationError:
+            raise UnreadableValueError(str(error)) from None
+    return validate(found)
 
 
 def _is_in(value: object, allowed: tuple[object, ...]) -> bool:
@@ -142,11 +149,17 @@ def _is_text_or_none(annotation: FieldType) -> bool:
 
 
 def _read_json(text: str) -> object:
-    """Read JSON, or what was meant to be; a text that is neither stands for itself."""
+    """Read JSON, or what was meant to be; a text that is neither stands for itself.
+
+    Raises:
+        UnrepairableError: it is neither, as far as can be told in reasonable time.
+    """
     try:
         found: object = repair(text)
         if found == "" and text != "":
             found = ast.literal_eval(text)
+    except UnrepairableError:
+        raise
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     return found

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Self
 
-import json_repair
 import pydantic
 
 from dspex.modules.plain import is_list, is_object
+from dspex.modules.repair import repair
 from dspex.providers.messages import ToolCall as ProviderCall
 
 
@@ -66,7 +66,7 @@ def read_arguments(text: str) -> dict[str, Any]:  # Any: JSON
         found: object = json.loads(text or "{}")
     except (ValueError, RecursionError):
         try:
-            found = json_repair.loads(text)
+            found = repair(text)
         except (ValueError, RecursionError):
             found = None
     if is_object(found):

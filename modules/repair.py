@@ -2,9 +2,12 @@
 
 json_repair appends to a string one character at a time, and copies it each time. What
 it does with a long run of plain words depends on neither its length nor its letters,
-so in long texts such runs are cut short before the repair and put back after it.
+so in long texts such runs are cut short before the repair and put back after it. For
+brackets inside brackets it takes more than linear time, which nothing can mend from
+here: what is nested too deep, or is too long, is not repaired at all.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -13,19 +16,52 @@ import json_repair
 
 from dspex.modules.plain import is_list, is_object
 
+MAX_DEPTH: Final = 100
+MAX_CHARACTERS: Final = 1_000_000
+
 _LONG: Final = 4_000
 _KEPT: Final = 12
 # No character in it means anything to the repair, inside a string or outside.
 _PLAIN_RUN: Final = re.compile(r"[^\W\d_](?:[^\W_]|[ .;!?]){46,}[^\W\d_]")
 _TOKEN: Final = "zqx"
+_BRACKET: Final = re.compile(r"[\[\](){}]")
+
+
+class UnrepairableError(ValueError):
+    """A text is no JSON, and its repair would take too long."""
+
+
+def find_excess(text: str) -> str | None:
+    """Give why a text is not repaired, None where it is.
+
+    Brackets count wherever they stand, for quotes in a broken text tell nothing.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return f"it is no JSON, and more than {MAX_CHARACTERS} characters long"
+    depth = 0
+    for match in _BRACKET.finditer(text):
+        if match[0] in "[({":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return f"it is no JSON, and nested more than {MAX_DEPTH} deep"
+        elif depth:
+            depth -= 1
+    return None
 
 
 def repair(text: str) -> object:
     """Give the value the text was meant to be, as json_repair reads it.
 
     Raises:
+        UnrepairableError: it is no JSON, and too long or nested too deep to be mended.
         Exception: what json_repair raises, which it does not document.
     """
+    excess = find_excess(text)
+    if excess is not None:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise UnrepairableError(excess) from None
     if len(text) < _LONG or _TOKEN in text:
         return json_repair.loads(text)
     runs: dict[str, str] = {}
