@@ -33,8 +33,22 @@ class Module:
         """Do the work: call predictors, give a Prediction or a dict of outputs."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    async def __call__(self, /, **inputs: Any) -> Prediction:  # Any: as declared
-        """Run `forward` on the inputs, and count what it took."""
+    async def __call__(
+        self,
+        /,
+        *positional: object,
+        **inputs: Any,  # Any: as declared
+    ) -> Prediction:
+        """Run `forward` on the inputs, and count what it took.
+
+        Raises:
+            TypeError: an input was given without its name.
+        """
+        if positional:
+            raise TypeError(
+                f"{self!r} takes its inputs by name, as in question='...'; "
+                f"without a name came {positional[0]!r}"
+            )
         return await self.run(inputs)
 
     async def run(

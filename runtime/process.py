@@ -274,6 +274,11 @@ class Process(ActorHost):
 
     def _refuse_mistake(self, request: Request, error: Exception) -> None:
         """Give the caller its mistake back; nothing of the actor has run."""
+        if not callable(request.method):
+            error = TypeError(
+                f"call and cast take a method of the actor's class, such as "
+                f"{type(self.actor).__name__}.method, not {request.method!r}"
+            )
         if request.is_call:
             request.fail(error)
         else:

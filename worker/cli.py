@@ -1,5 +1,6 @@
 """The command line: dspex run, eval, compile, demo, doctor, worker."""
 
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,11 @@ def main(
     ] = False,
 ) -> None:
     """Run LLM programs as supervised actors."""
+    # Tools, metrics and apps are imported from where the command is given, as by
+    # `python -m`.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 app.add_typer(runs_app, name="runs")

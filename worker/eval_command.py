@@ -21,6 +21,7 @@ from dspex.worker.optimize_progress import WorkProgress, cost_text
 from dspex.worker.optimize_subject import (
     BadOptionError,
     Subject,
+    check_metric_field,
     load_program,
     make_budget,
     model_of,
@@ -55,13 +56,16 @@ class WorkOptions:
 
         Raises:
             DatasetError: they cannot be read, or a row is bad.
-            BadOptionError: it is not known which fields are inputs.
+            BadOptionError: it is not known which fields are inputs, or the metric's
+                field is none.
         """
         if not self.inputs and subject.program is None:
             raise BadOptionError(
                 "which fields of the examples are inputs? give --inputs NAME,NAME"
             )
-        return Dataset.load(path, inputs=self.inputs or subject.inputs)
+        examples = Dataset.load(path, inputs=self.inputs or subject.inputs)
+        check_metric_field(self.metric, subject, examples)
+        return examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ class RuntimeCollector(Collector):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.started = 0
+        # Those that were there before it listened.
+        self.started = len(runtime.node.processes())
         self.ended = 0
         self.crashed = 0
         self.open_streams: set[trio.CancelScope] = set()

@@ -1,8 +1,7 @@
 """What `dspex eval` and `dspex compile` work on: a program, a metric, data, a model."""
 
 import importlib
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -11,6 +10,7 @@ from dspex.modules.hosted import HostedBackend
 from dspex.modules.module import Module
 from dspex.modules.native import NativeBackend
 from dspex.modules.optimizers import (
+    Example,
     Metric,
     ProgramModule,
     answer_in_text,
@@ -45,8 +45,8 @@ class Subject:
     name: str
     module: Module
     program: Program | None
-
     inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:  # Any: JSON
@@ -78,7 +78,9 @@ def read_subject(text: str, program: Program | None, runtime: Runtime) -> Subjec
         assert isinstance(native, NativeBackend)
         assert isinstance(hosted, HostedBackend)
         module = ProgramModule(program, native=native, hosted=hosted)
-        return Subject(program.name, module, program, module.input_names)
+        return Subject(
+            program.name, module, program, module.input_names, module.output_names
+        )
     found = import_attribute("PROGRAM", text)
     if not isinstance(found, Module) and callable(found):
         found = cast("object", found())
@@ -112,24 +114,48 @@ def read_metric(text: str) -> Metric:
     return found
 
 
+def check_metric_field(
+    text: str, subject: Subject, examples: Sequence[Example]
+) -> None:
+    """See that a metric's FIELD is one, before a model is paid for it.
+
+    Raises:
+        BadOptionError: the program does not give it, or an example does not have it.
+    """
+    name, _, field = text.partition(":")
+    if name not in _BY_FIELD:
+        return
+    if subject.outputs and field not in subject.outputs:
+        given = ", ".join(subject.outputs)
+        raise BadOptionError(
+            f"--metric {text!r}: program {subject.name!r} has no output {field!r}; "
+            f"it has {given}"
+        )
+    for number, example in enumerate(examples, start=1):
+        if field not in example:
+            raise BadOptionError(
+                f"--metric {text!r}: example {number} has no field {field!r}"
+            )
+
+
 def import_attribute(option: str, text: str) -> object:
-    """Import `package.module:attribute`, from the current folder too.
+    """Import `package.module:attribute`.
 
     Raises:
         BadOptionError: it is not there.
     """
     name, _, attribute = text.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
         return cast("object", getattr(importlib.import_module(name), attribute))
     except ModuleNotFoundError as error:
         problem = f"there is no module {error.name!r}"
     except (AttributeError, ValueError):
         problem = f"module {name!r} has no {attribute!r}"
+    others = f"{', '.join(_BY_FIELD)} with :FIELD, judge:CRITERIA"
+    if option == "PROGRAM":
+        others = "a program file"
     raise BadOptionError(
-        f"{option} {text!r}: {problem}; give a program file or package.module:attribute"
+        f"{option} {text!r}: {problem}; give {others} or package.module:attribute"
     )
 
 

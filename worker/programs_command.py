@@ -92,7 +92,7 @@ async def import_program(store: str, path: Path, *, made_by: str) -> int:
     """Keep a program of a file as a version."""
     program = Program.load(path)
     body: dict[str, Any] = program.model_dump(mode="json")  # Any: JSON
-    async with open_journal(store) as journal:
+    async with open_journal(store, must_exist=False) as journal:
         saved = await journal.save_program(program.name, body, made_by=made_by)
     print(f"{saved.name}@{saved.version}")  # noqa: T201
     return 0

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final, get_args
 
+import trio
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -34,8 +35,18 @@ class BadArgumentError(DspexError):
 
 
 @asynccontextmanager
-async def open_journal(store: str) -> AsyncGenerator[Journal]:
-    """Open a store with its writer, without a runtime."""
+async def open_journal(
+    store: str, *, must_exist: bool = True
+) -> AsyncGenerator[Journal]:
+    """Open a store with its writer, without a runtime.
+
+    Raises:
+        BadArgumentError: there is no such file, and one should not be made.
+        StoreError: it cannot be opened.
+    """
+    is_file = "://" not in store
+    if must_exist and is_file and not await trio.Path(store).exists():
+        raise BadArgumentError(f"--store {store!r}: there is no such file")
     async with open_store(store) as opened, open_node() as node:
         journal = Journal(opened)
         await node.start(journal.writer(), name=WRITER)

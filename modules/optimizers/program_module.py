@@ -66,6 +66,11 @@ class ProgramModule(Module):
         """What the program takes."""
         return tuple(self._given.plan.inputs)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the program gives."""
+        return tuple(self._given.plan.outputs)
+
     async def forward(self, /, **inputs: Any) -> Prediction:  # Any: as declared
         """Run every step, as soon as its inputs are there.
 

@@ -187,3 +187,25 @@ async def test_compile_takes_code_and_refuses_leakage(
     assert "is in the training set too" in leak.err
     nowhere = await dspex(*base, *metric, *model(provider), cwd=tmp_path)
     assert "nowhere to keep the result" in nowhere.err
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        ("exact_match:zon", "program 'zones' has no output 'zon'; it has zone"),
+        ("exact_mach:zone", "there is no module 'exact_mach'; give answer_in_text"),
+    ],
+)
+async def test_a_metric_that_cannot_be_is_refused_before_a_model_is_asked(
+    files: dict[str, Path], metric: str, problem: str
+) -> None:
+    async with open_fake_provider(answer) as provider:
+        ended = await dspex(
+            "eval",
+            files["program"],
+            *("--devset", files["dev"], "--metric", metric),
+            *model(provider),
+        )
+    assert ended.status == 2
+    assert problem in " ".join(ended.err.split())
+    assert not provider.requests

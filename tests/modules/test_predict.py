@@ -328,3 +328,9 @@ def test_prediction_gets_its_types_back_from_json() -> None:
     prediction = Prediction(i=Invoice(total=1, address=Address(street="s")))
     plain = json.loads(json.dumps(prediction.to_json()))
     assert Prediction.from_json(plain, signature=signature) == prediction
+
+
+async def test_an_input_without_its_name_is_told_how_to_be_given() -> None:
+    predict = Predict("question -> answer", lm=ScriptedLM(["unused"]))
+    with pytest.raises(TypeError, match=r"takes its inputs by name.*'My invoice'"):
+        await predict("My invoice")

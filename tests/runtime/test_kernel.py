@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -262,7 +262,7 @@ async def test_a_callers_mistake_is_the_callers_and_the_actor_goes_on() -> None:
             await ref.call(Counter.add, 1, 2)
         with pytest.raises(TypeError, match="missing 1 required"):
             await ref.call(Counter.add)
-        with pytest.raises(TypeError, match="not callable"):
+        with pytest.raises(TypeError, match="take a method of the actor"):
             await ref.call("add")
         await ref.cast(Counter.add)
         assert await ref.call(Counter.add, 1) == 6
@@ -297,3 +297,11 @@ trio.run(main)
     assert "actor_crashed" in done.stderr
     assert "open(api_key=[redacted])" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+async def test_a_call_of_something_else_than_a_method_says_what_it_takes() -> None:
+    async with open_node() as node:
+        ref = await node.start(Counter(0))
+        with pytest.raises(TypeError, match=r"such as Counter\.method, not 'add'"):
+            await ref.call(cast(Any, "add"), 1)
+        assert await ref.call(Counter.add, 2) == 2
