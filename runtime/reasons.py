@@ -35,8 +35,17 @@ def is_orderly(reason: ExitReason) -> bool:
 def describe(reason: ExitReason) -> str:
     """Give a reason as one line for logs and error messages."""
     if isinstance(reason, BaseException):
-        text = str(reason)
+        text = _text(reason)
         return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
     if isinstance(reason, Shutdown):
         return f"shutdown: {describe(reason.detail)}"
-    return str(reason)
+    return _text(reason)
+
+
+def _text(reason: object) -> str:
+    """Give what can be written anywhere, whatever the reason's `str` does."""
+    try:
+        text = str(reason)
+    except Exception as error:  # noqa: BLE001 - an error of the reason's own
+        return f"(its text cannot be had: {type(error).__name__})"
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -20,7 +20,7 @@ from dspex.runtime.engine import (
     RunFailedError,
     StepRecord,
 )
-from dspex.runtime.engine.journaled import to_text
+from dspex.runtime.engine.json_text import to_text
 from dspex.runtime.engine.run_board import RunBoard
 from dspex.runtime.engine.runs import DurableRuns
 from dspex.runtime.journal import (

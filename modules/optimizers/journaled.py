@@ -18,7 +18,8 @@ import trio
 from dspex.providers.messages import Usage
 from dspex.runtime.engine import Effects
 from dspex.runtime.engine.effects import EffectKey, EffectLog, FinishedEffect, Json
-from dspex.runtime.engine.journaled import JournaledRun, to_text
+from dspex.runtime.engine.journaled import JournaledRun
+from dspex.runtime.engine.json_text import to_text
 from dspex.runtime.journal import AcceptRun, Fence, FinishRun, Journal
 
 # The owner of all such work. It is no worker: nobody claims what it has, and the next

@@ -18,7 +18,11 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 import outcome
 import trio
 
-from dspex.runtime.engine.errors import EffectAbandonedError, EffectDecodeError
+from dspex.runtime.engine.errors import (
+    EffectAbandonedError,
+    EffectDecodeError,
+    NotJsonError,
+)
 
 T = TypeVar("T")
 
@@ -188,6 +192,9 @@ class EffectLog:
             effect = pending.finish(key, value)
             try:
                 await self._journal.record(effect)
+            except NotJsonError:
+                # The step's fault, not the journal's.
+                raise
             except Exception as error:
                 if self.fault is None:
                     self.fault = error

@@ -4,6 +4,8 @@ DspexError
 ├── ProgramError          a program cannot be run as written
 ├── RunInputError         what a run was given does not fit its program
 ├── StepFailedError       a step of a run failed; carries the cause
+├── StepOutputError       a step gave what cannot be written as JSON
+├── NotJsonError          a value cannot be written as JSON
 ├── StepTimeoutError      a step had no result by its deadline
 ├── RunTimeoutError       a run had no result by its deadline
 ├── NondeterminismError   a resumed step no longer asks for what it asked before
@@ -64,6 +66,24 @@ class StepFailedError(DspexError):
     def __init__(self, step: str, cause: BaseException) -> None:
         super().__init__(f"step {step!r} failed: {describe(cause)}")
         self.step = step
+
+
+class NotJsonError(DspexError):
+    """A value that is to be kept or sent cannot be written as JSON."""
+
+    def __init__(self, problem: str, *, what: str = "a value") -> None:
+        super().__init__(f"{what} {problem}")
+        self.problem = problem
+
+
+class StepOutputError(DspexError):
+    """A step gave an output that can neither be kept nor sent."""
+
+    def __init__(self, step: str, output: str, problem: str) -> None:
+        super().__init__(f"output {output!r} of step {step!r} {problem}")
+        self.step = step
+        self.output = output
+        self.problem = problem
 
 
 class StepTimeoutError(DspexError):

@@ -4,9 +4,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic_core import to_json
-
 from dspex.runtime.engine.effects import EffectKey, FinishedEffect, Json
+from dspex.runtime.engine.json_text import to_text
 from dspex.runtime.journal import AddEvent, Fence, Journal, RecordEffect
 
 
@@ -28,6 +27,7 @@ class JournaledRun:
         """Keep an effect; returns when it is on disk.
 
         Raises:
+            NotJsonError: it cannot be written down.
             StoreError: it is not on disk.
             LeaseLostError: the run belongs to another worker now.
             RunCancelledError: the run was cancelled.
@@ -52,11 +52,6 @@ class JournaledRun:
     def note(self, kind: str, body: Mapping[str, Json]) -> None:
         """Keep that something happened; does not wait for the disk."""
         self.journal.note(AddEvent(self.fence, time.time(), kind, to_text(body)))
-
-
-def to_text(value: object) -> str:
-    """Give JSON text; what JSON has no form for is written as its str."""
-    return to_json(value, fallback=str).decode()
 
 
 async def read_stored(journal: Journal, run: str) -> dict[EffectKey, Json]:

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import (
-    PydanticSerializationError,
-    to_json,
-    to_jsonable_python,
-)
+from pydantic_core import to_jsonable_python
 
 from dspex.runtime.engine.backend import Shape, StepResult
 from dspex.runtime.engine.condition import Condition
 from dspex.runtime.engine.effects import Codec
 from dspex.runtime.engine.errors import RunInputError
+from dspex.runtime.engine.json_text import json_problem
 from dspex.runtime.engine.program import Program
 
 PROGRAM_INPUTS = "inputs"
@@ -141,14 +138,6 @@ class Plan:
                 raise RunInputError(self.program.name, name, "is missing")
             try:
                 checked[name] = self._read(f"inputs.{name}", annotation, given[name])
-                to_json(checked[name], fallback=repr)
-            except PydanticSerializationError as error:
-                raise RunInputError(
-                    self.program.name,
-                    name,
-                    "is no text that can be sent: it has a lone surrogate, half of a "
-                    "character; decode it as UTF-8 or replace it",
-                ) from error
             except ValidationError as error:
                 problem = error.errors()[0]["msg"]
                 raise RunInputError(
@@ -157,12 +146,21 @@ class Plan:
                     f"is {shown(given[name])}, not {type_name(annotation)}: "
                     f"{problem[:1].lower()}{problem[1:]}",
                 ) from error
+            unsendable = json_problem(checked[name])
+            if unsendable is not None:
+                raise RunInputError(
+                    self.program.name, name, f"cannot be sent: it {unsendable}"
+                )
         return checked
 
 
 def shown(value: object) -> str:
     """Give a value as errors show it: not longer than a line or two."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    # A whole number of 5,000 digits, a list of 100,000 levels, an object's own fault.
+    except Exception:  # noqa: BLE001
+        return f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 

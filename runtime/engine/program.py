@@ -140,7 +140,7 @@ class Program(BaseModel):
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             problem = getattr(error, "strerror", None) or str(error)
             raise ProgramError(
                 f"cannot read the program: {problem}", place=Place(str(path))

@@ -9,8 +9,9 @@ import trio
 
 from dspex.runtime import Actor
 from dspex.runtime.engine.effects import FinishedEffect, RunJournal
-from dspex.runtime.engine.errors import RunInterruptedError
-from dspex.runtime.engine.journaled import JournaledRun, read_stored, to_text
+from dspex.runtime.engine.errors import NotJsonError, RunInterruptedError
+from dspex.runtime.engine.journaled import JournaledRun, read_stored
+from dspex.runtime.engine.json_text import strict_text, to_text
 from dspex.runtime.engine.run import Run
 from dspex.runtime.engine.run_board import RunBoard
 from dspex.runtime.errors import DspexError
@@ -23,6 +24,7 @@ from dspex.runtime.journal import (
     RunCancelledError,
     RunRow,
     StoreError,
+    StoreRowError,
 )
 from dspex.runtime.journal.liveness import Watch, this_process
 from dspex.runtime.log import get_logger
@@ -300,23 +302,40 @@ class DurableRuns(Actor):
             await first.record(effect)
         # A first attempt has nothing there yet.
         is_first = row.epoch == 1 and unsaved is None
-        stored = {} if is_first else await read_stored(self._journal, row.id)
+        try:
+            stored = {} if is_first else await read_stored(self._journal, row.id)
+        except StoreRowError as error:
+            return await self._finish(fence, Run(row.id, row.program, (), {}, error))
         first.note("started", {"worker": self._worker, "epoch": row.epoch})
         journaled = JournaledRun(self._journal, fence, stored)
         try:
             ended = await self._execute_run(row, journaled)
+        except StoreRowError as error:
+            # No other time will it be better.
+            ended = Run(row.id, row.program, (), {}, error)
         except (StoreError, RunInterruptedError, LeaseLostError, RunCancelledError):
             raise
         # The edge between a run and its worker: what cannot be run fails this run.
         except Exception as error:  # noqa: BLE001
             ended = Run(row.id, row.program, (), {}, error)
+        return await self._finish(fence, ended)
+
+    async def _finish(self, fence: Fence, ended: Run) -> Run:
+        outputs: str | None = None
+        try:
+            steps = to_text([record.to_json() for record in ended.steps])
+            if ended.error is None:
+                outputs = strict_text(dict(ended.given))
+        except NotJsonError as error:
+            fault = NotJsonError(error.problem, what="what the run gave")
+            ended, steps = Run(ended.id, ended.program, (), {}, fault), "[]"
         await self._journal.write(
             FinishRun(
                 fence,
                 ended.status,
-                None if ended.error is not None else to_text(dict(ended.given)),
+                outputs,
                 None if ended.error is None else error_text(ended.error),
-                to_text([record.to_json() for record in ended.steps]),
+                steps,
                 time.time(),
                 bodies=self._bodies,
             )

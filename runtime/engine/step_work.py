@@ -11,8 +11,13 @@ import trio
 from pydantic_core import to_json, to_jsonable_python
 
 from dspex.runtime.engine.backend import Backend, StepResult
-from dspex.runtime.engine.effects import EffectLog
-from dspex.runtime.engine.errors import MapError, TooManyDispatchesError
+from dspex.runtime.engine.effects import EffectLog, Effects
+from dspex.runtime.engine.errors import (
+    MapError,
+    StepOutputError,
+    TooManyDispatchesError,
+)
+from dspex.runtime.engine.json_text import json_problem
 from dspex.runtime.engine.plan import Plan
 from dspex.runtime.engine.program import Step
 from dspex.runtime.engine.run import StepRecord
@@ -139,14 +144,7 @@ class StepWork:
         inputs: Mapping[str, Any],  # Any: whatever the signature says
     ) -> StepResult:
         effects = self.effect_log.scope(path)
-        run = partial(
-            self.backend.run,
-            f"{self.plan.actors}/{self.name}",
-            self.step,
-            inputs,
-            effects=effects,
-            deadline=self.deadline,
-        )
+        run = partial(self._run, inputs, effects)
         if not self.is_journaled or self.step.backend == "native":
             return await run()
         # Code that may do anything: its result is an effect of its own.
@@ -156,6 +154,25 @@ class StepWork:
             codec=self.plan.result_codec(self.name),
             request=lambda: to_jsonable_python(inputs, fallback=str),
         )
+
+    async def _run(
+        self,
+        inputs: Mapping[str, Any],  # Any: whatever the signature says
+        effects: Effects,
+    ) -> StepResult:
+        result = await self.backend.run(
+            f"{self.plan.actors}/{self.name}",
+            self.step,
+            inputs,
+            effects=effects,
+            deadline=self.deadline,
+        )
+        if json_problem(result.outputs) is not None:
+            for output, value in result.outputs.items():
+                problem = json_problem(value)
+                if problem is not None:
+                    raise StepOutputError(self.name, output, problem)
+        return result
 
 
 def _fingerprint(step: Step, inputs: Mapping[str, object]) -> str:

@@ -1,14 +1,16 @@
 """Applying writes of runs: accepted, claimed, given back, ended, forgotten."""
 
 import json
+import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from dspex.runtime.journal import schema
 from dspex.runtime.journal.apply_effects import strip_bodies
+from dspex.runtime.journal.errors import StoreRowError
 from dspex.runtime.journal.fences import Answer, Fences
-from dspex.runtime.journal.reads import run_row
+from dspex.runtime.journal.reads import damage_text, run_row
 from dspex.runtime.journal.records import FINISHED, UNFINISHED, RunRow
 from dspex.runtime.journal.statements import execute, query, statements
 from dspex.runtime.journal.writes import (
@@ -146,7 +148,25 @@ def _claim(connection: Connection, write: ClaimRuns) -> list[RunRow]:
     rows = connection.execute(
         select(schema.run).where(run.id.in_(ids)).order_by(run.accepted_at, run.id)
     )
-    return [run_row(row) for row in rows.mappings()]
+    return [
+        found for row in rows.mappings().all() if (found := _sound(connection, row))
+    ]
+
+
+def _sound(connection: Connection, row: RowMapping) -> RunRow | None:
+    """Give a claimed run; one whose row is damaged fails here, and is given to none."""
+    try:
+        return run_row(row)
+    except StoreRowError as error:
+        text, at = damage_text(error), time.time()
+    connection.execute(
+        update(schema.run)
+        .where(schema.run.c.id == row["id"])
+        .values(state="failed", error=text, owner=None, finished_at=at)
+    )
+    body: dict[str, object] = {"status": "failed", "error": text}
+    _insert_event(connection, row["id"], at, "finished", body)
+    return None
 
 
 def _insert_event(

@@ -1,5 +1,6 @@
 """Connections to the store: SQLite that loses nothing, or Postgres by psycopg."""
 
+import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ def store_url(store: str | Path) -> URL:
     if isinstance(store, Path) or "://" not in store:
         if not str(store):
             raise StoreOpenError(repr(store), "it has no name")
+        _check_name(":memory:" if "mode=memory" in str(store) else str(store))
         return URL.create("sqlite", database=str(Path(store).absolute()))
     try:
         url = make_url(store)
@@ -76,7 +78,21 @@ def store_url(store: str | Path) -> URL:
         raise StoreOpenError(
             str(url), "it is neither a file nor postgresql://USER@HOST/DATABASE"
         )
+    is_memory = url.query.get("mode") == "memory"
+    _check_name(":memory:" if is_memory else url.database)
     return url
+
+
+def _check_name(name: str) -> None:
+    if ":memory:" in name:
+        raise StoreOpenError(ascii(name), "a store must be a file, not memory")
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as error:
+        problem = "no file can have this name: it has a lone surrogate"
+        raise StoreOpenError(ascii(name), problem) from error
+    if b"\0" in encoded:
+        raise StoreOpenError(repr(name), "no file can have this name: it has a NUL")
 
 
 def connect(url: URL, *, writes: bool, connections: int) -> Engine:

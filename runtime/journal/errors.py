@@ -7,6 +7,8 @@ DspexError
 │   ├── StoreLockedError     another process holds it for too long
 │   ├── StoreReadOnlyError   it may not be written
 │   ├── StoreCorruptError    it is damaged, or no store at all
+│   │   └── StoreRowError    one row of it is damaged; the others are not
+│   ├── StoreMovedError      its file was deleted or replaced while it was open
 │   ├── StoreVersionError    a newer dspex made it
 │   └── StoreBusyError       too many writes wait already
 ├── LeaseLostError           another worker has this run now
@@ -57,6 +59,29 @@ class StoreCorruptError(StoreError):
     """The store is damaged, or no store at all."""
 
     advice = "keep the file, and restore a copy or start with another path"
+
+
+class StoreRowError(StoreCorruptError):
+    """One column of one row has no JSON; the rest of the store can be used."""
+
+    advice = "restore the row from a copy, or delete it"
+
+    def __init__(self, row: str, column: str, problem: str) -> None:
+        DspexError.__init__(
+            self,
+            f"store: the column {column!r} of {row} is damaged: {problem}; "
+            f"{self.advice}",
+        )
+        self.store = ""
+        self.problem = problem
+        self.row = row
+        self.column = column
+
+
+class StoreMovedError(StoreError):
+    """The file of the store was deleted or replaced while it was open."""
+
+    advice = "nothing was written: put the file back, or start this process again"
 
 
 class StoreVersionError(StoreError):

@@ -2,11 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
 from dspex.runtime.journal import schema
-from dspex.runtime.journal.errors import RunNotFoundError, VersionNotFoundError
+from dspex.runtime.journal.errors import (
+    RunNotFoundError,
+    StoreRowError,
+    VersionNotFoundError,
+)
 from dspex.runtime.journal.records import (
     EffectRow,
     Event,
@@ -17,31 +22,41 @@ from dspex.runtime.journal.records import (
 
 
 def program_version(row: RowMapping) -> ProgramVersion:
-    """Give a row of the program table as a record."""
+    """Give a row of the program table as a record.
+
+    Raises:
+        StoreRowError: it is damaged.
+    """
+    which = f"version {row['version']} of program {row['name']!r}"
     return ProgramVersion(
         name=row["name"],
         version=row["version"],
         digest=row["digest"],
-        body=json.loads(row["body"]),
+        body=_load(row["body"], which, "body"),
         parent=row["parent"],
         made_by=row["made_by"],
-        scores=json.loads(row["scores"]),
+        scores=_load(row["scores"], which, "scores"),
         created_at=row["created_at"],
     )
 
 
 def run_row(row: RowMapping) -> RunRow:
-    """Give a row of the run table as a record."""
+    """Give a row of the run table as a record.
+
+    Raises:
+        StoreRowError: it is damaged.
+    """
+    which = f"run {row['id']!r}"
     return RunRow(
         id=row["id"],
         program=row["program"],
         version=row["version"],
         state=row["state"],
-        inputs=_load(row["inputs"]),
-        options=_load(row["options"]) or {},
-        outputs=_load(row["outputs"]),
+        inputs=_load(row["inputs"], which, "inputs"),
+        options=_load(row["options"], which, "options") or {},
+        outputs=_load(row["outputs"], which, "outputs"),
         error=row["error"],
-        steps=_load(row["steps"]),
+        steps=_load(row["steps"], which, "steps"),
         owner=row["owner"],
         epoch=row["epoch"],
         accepted_at=row["accepted_at"],
@@ -50,8 +65,29 @@ def run_row(row: RowMapping) -> RunRow:
     )
 
 
-def _load(text: str | None) -> Json:
-    return None if text is None else json.loads(text)
+def listed_run(row: RowMapping) -> RunRow:
+    """Give a row as `run_row` does; of a damaged one its error, and no bodies."""
+    try:
+        return run_row(row)
+    except StoreRowError as error:
+        bodies = dict.fromkeys(("inputs", "options", "outputs", "steps"))
+        # Any: the columns of a row, which SQLAlchemy hands out untyped.
+        sound: Any = {**row, **bodies, "error": damage_text(error)}
+        return run_row(sound)
+
+
+def damage_text(error: StoreRowError) -> str:
+    """Give the error of a damaged run as it is kept."""
+    return json.dumps({"kind": type(error).__name__, "message": str(error)})
+
+
+def _load(text: str | None, row: str, column: str) -> Json:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreRowError(row, column, str(error)) from error
 
 
 def read_program(
@@ -105,7 +141,9 @@ def read_runs(
         query = query.where(columns.state.in_(states))
     if program is not None:
         query = query.where(columns.program == program)
-    return [run_row(row) for row in connection.execute(query.limit(limit)).mappings()]
+    return [
+        listed_run(row) for row in connection.execute(query.limit(limit)).mappings()
+    ]
 
 
 def read_effects(connection: Connection, run: str) -> list[EffectRow]:
@@ -114,15 +152,16 @@ def read_effects(connection: Connection, run: str) -> list[EffectRow]:
     rows = connection.execute(
         select(schema.effect).where(columns.run == run).order_by(columns.finished_at)
     )
+    which = f"run {run!r}"
     return [
         EffectRow(
             path=row.path,
             fingerprint=row.fingerprint,
             occurrence=row.occurrence,
             kind=row.kind,
-            request=_load(row.request),
-            response=_load(row.response),
-            usage=_load(row.usage) or {},
+            request=_load(row.request, which, "effect.request"),
+            response=_load(row.response, which, "effect.response"),
+            usage=_load(row.usage, which, "effect.usage") or {},
             seconds=row.seconds,
             finished_at=row.finished_at,
         )
@@ -138,7 +177,10 @@ def read_events(connection: Connection, run: str, *, after: int) -> list[Event]:
         .where(columns.run == run, columns.number > after)
         .order_by(columns.number)
     )
+    which = f"run {run!r}"
     return [
-        Event(row.number, row.run, row.at, row.kind, json.loads(row.body))
+        Event(
+            row.number, row.run, row.at, row.kind, _load(row.body, which, "event.body")
+        )
         for row in rows
     ]

@@ -1,5 +1,6 @@
 """Store: the database behind the journal, as threads see it."""
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from dspex.runtime.journal.connect import connect, faults, store_url
 from dspex.runtime.journal.errors import (
     StoreCorruptError,
     StoreError,
+    StoreMovedError,
+    StoreRowError,
     StoreVersionError,
 )
 from dspex.runtime.journal.fences import Answer
@@ -35,6 +38,9 @@ class Store:
         self.url = store_url(store)
         self.engine = connect(self.url, writes=True, connections=1)
         self._writer: Connection | None = None
+        # The file that is open, and what it was then: its device and inode.
+        self._file = ""
+        self._opened: tuple[int, int] | None = None
         self._readers = connect(self.url, writes=False, connections=READERS)
 
     @property
@@ -54,6 +60,10 @@ class Store:
                 newer=lambda problem: StoreVersionError(self.name, problem),
                 foreign=lambda problem: StoreCorruptError(self.name, problem),
             )
+            if self.engine.dialect.name == "sqlite":
+                databases = connection.exec_driver_sql("PRAGMA database_list")
+                self._file = databases.all()[0][2]
+                self._opened = self._identity()
 
     def write(self, writes: Sequence[Write]) -> list[Answer]:
         """Apply writes in one commit; give each its answer, or its own error.
@@ -65,10 +75,28 @@ class Store:
             with faults(self.engine), self._transaction() as connection:
                 return apply_writes(connection, writes)
         except StoreError as error:
-            if not _is_bad_row(error.__cause__) or len(writes) == 1:
+            is_one = isinstance(error, StoreRowError) or _is_bad_row(error.__cause__)
+            if not is_one or len(writes) == 1:
                 raise
         # One of them is at fault: the others must not suffer.
         return [self._write_alone(write) for write in writes]
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _look_moved(self) -> None:
+        """See that the open file is the one at its path, where all others look.
+
+        Raises:
+            StoreMovedError: it is not; what is written would be lost.
+        """
+        if self._opened is not None and (found := self._identity()) != self._opened:
+            what = "deleted" if found is None else "replaced by another"
+            raise StoreMovedError(self.name, f"its file was {what} while it was open")
 
     @contextmanager
     def _transaction(self) -> Generator[Connection]:
@@ -77,11 +105,14 @@ class Store:
             with self.engine.begin() as connection:
                 yield connection
             return
+        # Before a new connection, too, which would make a new file.
+        self._look_moved()
         if self._writer is None:
             self._writer = self.engine.connect()
         try:
             with self._writer.begin():
                 yield self._writer
+                self._look_moved()
         except BaseException:
             # What a fault leaves of a connection is not used again.
             self.release()
@@ -105,6 +136,7 @@ class Store:
         Raises:
             StoreError: the database cannot be read.
         """
+        self._look_moved()
         with faults(self._readers), self._readers.begin() as connection:
             return query(connection)
 
