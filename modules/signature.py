@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import pydantic
 
@@ -29,6 +29,7 @@ from dspex.modules.errors import (
     MissingInputError,
     SignatureError,
     UnknownInputError,
+    shorten,
 )
 from dspex.modules.fields import Field, FieldType
 from dspex.modules.on_both import OnBoth, ValueOnBoth
@@ -62,6 +63,12 @@ class Signature:
         fields: Iterable[Field] | None = None,
         name: str | None = None,
     ) -> None:
+        given: object = text
+        if given is not None and not isinstance(given, str):
+            raise SignatureError(
+                f"a signature cannot be made of {shorten(given)}: give a string "
+                'such as "question -> answer", or fields=[...]'
+            )
         if text is not None:
             found = parse_signature(text, custom_types or {})
         elif fields is not None:
@@ -309,11 +316,12 @@ def to_signature(
     Raises:
         SignatureError: it stands for none.
     """
-    if isinstance(signature, str):
-        return Signature(signature, custom_types=custom_types)
     if isinstance(signature, Signature):
         return signature
-    return signature()
+    given: object = signature
+    if isinstance(given, type) and issubclass(given, Signature):
+        return given()
+    return Signature(cast("str", given), custom_types=custom_types)  # or refused there
 
 
 def first_problem(error: pydantic.ValidationError) -> str:

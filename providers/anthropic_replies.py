@@ -13,6 +13,7 @@ from dspex.providers.streams import (
     Delta,
     StreamFailedError,
     TextDelta,
+    TokenCount,
     ToolCallDelta,
 )
 
@@ -36,10 +37,10 @@ class _Block(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: TokenCount | None = None
+    output_tokens: TokenCount | None = None
+    cache_read_input_tokens: TokenCount | None = None
+    cache_creation_input_tokens: TokenCount | None = None
 
 
 class _Reply(msgspec.Struct):

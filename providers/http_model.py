@@ -37,7 +37,7 @@ from dspex.providers.exchange import (
 )
 from dspex.providers.http_stream import HTTPStream
 from dspex.providers.httpx_sender import HTTPXSender
-from dspex.providers.keys import SecretHeaders, redact_bytes
+from dspex.providers.keys import SecretHeaders, redact, redact_bytes, redact_headers
 from dspex.providers.limiter import Limiter, estimate_tokens, told
 from dspex.providers.lm import Capabilities, check_supported
 from dspex.providers.messages import Message, Request, Response
@@ -252,7 +252,7 @@ class HTTPModel:
                 self._url, headers=self._headers, body=body, limit=MAX_BODY_BYTES
             )
         except ExchangeError as error:
-            problem = str(error)
+            problem = redact(str(error), self._key)
         except OversizeError:
             raise self._malformed(f"the body is over {MAX_BODY_BYTES} bytes") from None
         # Raised here, so that the frames below, which hold the key, are not in it.
@@ -272,10 +272,12 @@ class HTTPModel:
         # A server may echo the key; from here on nothing shows it, not even the
         # local variables of this frame.
         content = redact_bytes(content, self._key)
-        headers = reply.headers
+        headers = redact_headers(reply.headers, self._key)
         del reply
         if problem:
-            problem = f"{problem}; the body starts {excerpt(content)!r}"
+            problem = (
+                f"{redact(problem, self._key)}; the body starts {excerpt(content)!r}"
+            )
             raise self._malformed(problem, status, headers)
         raise status_error(
             status,
@@ -283,6 +285,7 @@ class HTTPModel:
             content,
             provider=self._dialect.provider,
             model=self._model,
+            key=self._key,
         )
 
     async def _open_stream(
@@ -304,9 +307,13 @@ class HTTPModel:
                 )
                 with told(permit, reply.headers):
                     if not 200 <= reply.status < 300:
-                        content = await reply.read(MAX_BODY_BYTES)
                         self._decode(
-                            request, Reply(reply.status, reply.raw_headers, content)
+                            request,
+                            Reply(
+                                reply.status,
+                                reply.raw_headers,
+                                await reply.read(MAX_BODY_BYTES),
+                            ),
                         )
                     stream = HTTPStream(
                         reply,
@@ -319,7 +326,7 @@ class HTTPModel:
                     await stream.begin()
                 return stream, exits.pop_all()
             except ExchangeError as error:
-                problem = str(error)
+                problem = redact(str(error), self._key)
             except OversizeError:
                 problem = f"the body is over {MAX_BODY_BYTES} bytes"
         raise self._broken(problem)
@@ -353,7 +360,7 @@ class HTTPModel:
             provider=self._dialect.provider,
             model=self._model,
             status=status,
-            request_id=request_id(headers or {}),
+            request_id=request_id(headers or {}, self._key),
         )
 
 

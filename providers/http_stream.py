@@ -72,7 +72,7 @@ class HTTPStream:
             try:
                 return await self._read()
             except ExchangeError as error:
-                problem = str(error)
+                problem = redact(str(error), self._key)
             except ProviderError as error:
                 problem = error.problem
         choices = self.decoder.result().choices
@@ -84,8 +84,8 @@ class HTTPStream:
         )
 
     async def _read(self) -> Sequence[Delta]:
-        while chunk := await self._reply.next_chunk():
-            if deltas := self._feed(chunk):
+        while (deltas := self._feed(await self._reply.next_chunk())) is not None:
+            if deltas:
                 return deltas
         if not self.decoder.is_complete or not self.decoder.result().choices:
             raise ExchangeError("the stream ended before the answer did")
@@ -93,25 +93,34 @@ class HTTPStream:
             self._permit.settle(self.decoder.result().usage.total_tokens)
         return ()
 
-    def _feed(self, chunk: bytes) -> Sequence[Delta]:
-        deltas: list[Delta] = []
+    def _feed(self, chunk: bytes) -> Sequence[Delta] | None:
+        """Give what a chunk adds; None for the empty one at the end."""
+        failure: ProviderError
         try:
-            for event in self._parser.feed(chunk):
-                deltas.extend(self.decoder.feed(event))
+            return self._deltas(chunk) if chunk else None
         except StreamFailedError as error:
-            raise error_of_status(
+            failure = error_of_status(
                 _STATUS.get(error.code or "", 500),
-                redact(str(error), self._key),
+                str(error),
                 error.code,
                 self._reply.headers,
                 provider=self._provider,
                 model=self._model,
-            ) from None
+                key=self._key,
+            )
         except (msgspec.DecodeError, EventTooLongError, UnicodeDecodeError) as error:
-            raise MalformedResponseError(
+            failure = MalformedResponseError(
                 f"an event is wrong: {redact(str(error), self._key)}",
                 provider=self._provider,
                 model=self._model,
                 status=self._reply.status,
-            ) from None
+            )
+        # A server may echo the key: no frame of the traceback holds what it said.
+        del chunk
+        raise failure
+
+    def _deltas(self, chunk: bytes) -> Sequence[Delta]:
+        deltas: list[Delta] = []
+        for event in self._parser.feed(chunk):
+            deltas.extend(self.decoder.feed(event))
         return deltas

@@ -1,6 +1,7 @@
 """API keys: read once, never shown."""
 
 import os
+from collections.abc import Mapping
 
 from pydantic import SecretStr
 
@@ -41,6 +42,11 @@ def redact(text: str, key: SecretStr) -> str:
     """Give a text without the key."""
     secret = key.get_secret_value()
     return text.replace(secret, "[api key]") if secret else text
+
+
+def redact_headers(headers: Mapping[str, str], key: SecretStr) -> dict[str, str]:
+    """Give headers without the key, in case a server echoes it."""
+    return {redact(name, key): redact(value, key) for name, value in headers.items()}
 
 
 class SecretHeaders(tuple[tuple[bytes, bytes], ...]):

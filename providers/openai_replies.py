@@ -13,6 +13,7 @@ from dspex.providers.streams import (
     Delta,
     StreamFailedError,
     TextDelta,
+    TokenCount,
     ToolCallDelta,
 )
 
@@ -48,16 +49,16 @@ class _Choice(msgspec.Struct):
 
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: TokenCount | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: TokenCount = 0
+    completion_tokens: TokenCount = 0
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -262,10 +263,11 @@ def _usage(usage: _Usage | None) -> Usage:
     if usage is None:
         return Usage()
     inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    cached = (inputs.cached_tokens or 0) if inputs else 0
     return Usage(
         usage.prompt_tokens,
         usage.completion_tokens,
-        (inputs.cached_tokens or 0) if inputs else 0,
+        min(cached, usage.prompt_tokens),  # or the fresh ones would lower a cost
         (outputs.reasoning_tokens or 0) if outputs else 0,
     )
 

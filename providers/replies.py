@@ -8,6 +8,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import msgspec
+from pydantic import SecretStr
 
 from dspex.providers.errors import (
     AuthenticationError,
@@ -19,6 +20,7 @@ from dspex.providers.errors import (
     ServerError,
     StatusError,
 )
+from dspex.providers.keys import redact
 
 _EXCERPT_CHARACTERS = 300
 _LIMIT_HEADERS = (
@@ -52,6 +54,7 @@ def status_error(
     *,
     provider: str,
     model: str,
+    key: SecretStr,
 ) -> StatusError:
     """Give the error that a reply with an error status stands for.
 
@@ -65,6 +68,7 @@ def status_error(
         headers,
         provider=provider,
         model=model,
+        key=key,
     )
 
 
@@ -76,8 +80,12 @@ def error_of_status(
     *,
     provider: str,
     model: str,
+    key: SecretStr,
 ) -> StatusError:
-    """Give the typed error of a status and of what the provider says about it."""
+    """Give the typed error of a status and of what the provider says about it.
+
+    A provider that echoes the key, in whatever it says, does not show it.
+    """
     if code in _CONTEXT_CODES:
         kind: type[StatusError] = ContextLengthError
     elif status in _BY_STATUS:
@@ -86,21 +94,22 @@ def error_of_status(
         kind = ServerError if status >= 500 else StatusError
     quota_spent = code in _QUOTA_CODES
     return kind(
-        message or "the provider gave no reason",
+        redact(message, key) or "the provider gave no reason",
         provider=provider,
         model=model,
         status=status,
-        code=code,
-        request_id=request_id(headers),
+        code=None if code is None else redact(code, key),
+        request_id=request_id(headers, key),
         retry_after=retry_after(headers),
         retryable=False if quota_spent else None,
         remedy="add credit to the account" if quota_spent else None,
     )
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
+def request_id(headers: Mapping[str, str], key: SecretStr) -> str | None:
     """Give the id under which the provider knows the request."""
-    return headers.get("x-request-id") or headers.get("request-id")
+    found = headers.get("x-request-id") or headers.get("request-id")
+    return redact(found, key) if found else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

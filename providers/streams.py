@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -36,6 +36,9 @@ class ToolCallDelta:
     name: str | None = None
     choice: int = 0
 
+
+TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Tokens, as a provider counts them; others than these are no answer."""
 
 Delta: TypeAlias = TextDelta | ToolCallDelta
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import trio
+from pydantic import SecretStr
 
 from dspex.providers import (
     LM,
@@ -164,6 +165,7 @@ def _status_error(fault: Fault, provider: str, model: str) -> StatusError:
         _headers(fault),
         provider=provider,
         model=model,
+        key=SecretStr(""),
     )
 
 

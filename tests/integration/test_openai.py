@@ -1,5 +1,6 @@
 import traceback
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
 import structlog
@@ -42,13 +43,16 @@ from dspex.testing import (
     Fail,
     FakeProvider,
     Hang,
+    ProviderRequest,
     Raw,
     Reset,
     Truncate,
     open_fake_provider,
 )
+from dspex.testing.fake_actions import Exchange
 
 KEY = "sk-test-0123456789"
+ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY).encode()
 QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=0.02)
 
 
@@ -402,11 +406,36 @@ def test_a_key_with_a_line_break_inside_is_refused_without_showing_it() -> None:
     assert "sk-" not in str(caught.value)
 
 
-async def failure_of(lm: OpenAI) -> ProviderError:
+async def failure_of(lm: OpenAI, *, stream: bool) -> ProviderError:
     # Of its own, so that no local variable of the test is in the traceback.
     with pytest.raises(ProviderError) as caught:
-        await lm.complete("x")
+        await (collect(lm) if stream else lm.complete("x"))
     return caught.value
+
+
+async def collect(lm: OpenAI) -> None:
+    async with lm.stream("x") as stream:
+        async for _ in stream:
+            pass
+
+
+@dataclass(frozen=True)
+class RawHead:
+    """Any bytes for a reply, and a close."""
+
+    data: bytes
+
+    async def run(self, request: ProviderRequest, exchange: Exchange) -> bool:
+        """Send them."""
+        await exchange.send(self.data)
+        return False
+
+
+def event(data: bytes) -> Raw:
+    """Give a stream of one event."""
+    return Raw(
+        b"data: " + data + b"\n\n", headers={"content-type": "text/event-stream"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -415,14 +444,47 @@ async def failure_of(lm: OpenAI) -> ProviderError:
         Fail(401, message=f"Incorrect API key provided: {KEY}", code=KEY),
         Raw(f"not json {KEY}".encode()),
         Raw(f"<p>{KEY}</p>".encode(), status=500),
+        Raw(b'{"error": "' + ESCAPED + b'"}', status=401),
+        Fail(401, headers={"x-request-id": KEY, "retry-after": KEY, KEY: KEY}),
+        Fail(500, headers={"request-id": f"req {KEY}"}),
+        Raw(b"rubbish", headers={"x-request-id": KEY}),
+        Raw(b"rubbish", headers={"content-encoding": KEY}),
+        RawHead(f"HTTP/1.1 {KEY} {KEY}\r\n\r\n".encode()),
+        RawHead(f"HTTP/1.1 200 OK\r\n{KEY}\r\n\r\n".encode()),
+        RawHead(f"HTTP/1.1 401 {KEY}\r\ncontent-length: 0\r\n\r\n".encode()),
         Reset(),
         Hang(),
     ],
 )
-async def test_the_key_is_never_shown(server: FakeProvider, failure: Action) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_key_is_never_shown(
+    server: FakeProvider, failure: Action, stream: bool
+) -> None:
+    await check_that_the_key_is_hidden(server, failure, stream=stream)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        event(
+            b'{"error": {"message": "' + ESCAPED + b'", "code": "' + ESCAPED + b'"}}'
+        ),
+        event(f'{{"error": "{KEY}"}}'.encode()),
+        event(f'{{"choices": "{KEY}"}}'.encode()),
+    ],
+)
+async def test_the_key_is_never_shown_by_an_event(
+    server: FakeProvider, failure: Action
+) -> None:
+    await check_that_the_key_is_hidden(server, failure, stream=True)
+
+
+async def check_that_the_key_is_hidden(
+    server: FakeProvider, failure: Action, *, stream: bool
+) -> None:
     server.plan(lambda _: failure)
     async with client(server, timeout=0.5) as lm:
-        error = await failure_of(lm)
+        error = await failure_of(lm, stream=stream)
         shown = [repr(lm), str(lm.__dict__), repr(error), str(error)]
     shown.extend(traceback.format_exception(error))
     shown.append(repr(error.attempts) + repr(vars(error)))

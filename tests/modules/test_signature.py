@@ -6,6 +6,7 @@ from typing import Any, Literal, Optional
 import pydantic
 import pytest
 
+from dspex import Predict
 from dspex.modules import (
     Field,
     InputField,
@@ -263,3 +264,11 @@ def test_a_type_in_quotes_is_read_by_the_same_grammar() -> None:
 def test_a_signature_that_cannot_be_is_refused_by_a_typed_error(text: str) -> None:
     with pytest.raises(SignatureError):
         Signature(text)
+
+
+@pytest.mark.parametrize("value", [5, b"a->b", ["a"], {"a": int}, object()])
+def test_a_signature_of_something_else_says_what_it_takes(value: Any) -> None:
+    with pytest.raises(SignatureError, match='give a string such as "question'):
+        Signature(value)
+    with pytest.raises(SignatureError, match="give a string"):
+        Predict(value)

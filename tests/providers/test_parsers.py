@@ -7,10 +7,12 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given, settings
+from pydantic import SecretStr
 
 from dspex.providers import Delta, TextDelta, ToolCall, ToolCallDelta, Usage
 from dspex.providers.anthropic_replies import MessageDecoder, decode_message
 from dspex.providers.openai_replies import ChunkDecoder, decode_reply
+from dspex.providers.prices import Price
 from dspex.providers.replies import exhausted_for, status_error
 from dspex.providers.sse import EventParser, EventTooLongError, ServerEvent
 from dspex.providers.streams import Decoded, StreamDecoder, StreamFailedError
@@ -158,7 +160,9 @@ def test_any_bytes_can_be_fed_to_the_event_parser(data: bytes) -> None:
 def test_any_reply_with_an_error_status_gives_an_error(
     body: bytes, status: int, headers: dict[str, str]
 ) -> None:
-    error = status_error(status, headers, body, provider="p", model="m")
+    error = status_error(
+        status, headers, body, provider="p", model="m", key=SecretStr("")
+    )
     assert error.status == status
     assert str(error)
 
@@ -361,3 +365,25 @@ def test_a_spoilt_reply_is_read_or_refused(reply: tuple[str, str, bytes]) -> Non
     """What `make fuzz` looks for at length."""
     api, kind, data = reply
     CHECKS[kind](api, data)
+
+
+@pytest.mark.parametrize("count", [b"-5", b"1e300", b"1.5", b'"5"', b"1" + b"0" * 30])
+@pytest.mark.parametrize("name", [b"prompt_tokens", b"completion_tokens"])
+def test_a_count_of_tokens_that_is_none_is_no_answer(name: bytes, count: bytes) -> None:
+    usage = b'{"%b": %b}' % (name, count)
+    body = b'{"choices": [{"message": {"content": "x"}}], "usage": %b}' % usage
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.usage"):
+        decode_reply(body)
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.usage"):
+        ChunkDecoder().feed(ServerEvent("message", b'{"usage": %b}' % usage))
+    ours = usage.replace(b"prompt", b"input").replace(b"completion", b"output")
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.usage"):
+        decode_message(b'{"content": [], "usage": %b}' % ours, answer_tool=None)
+
+
+def test_cached_tokens_are_part_of_the_input_whatever_a_server_says() -> None:
+    usage = b'{"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 100}}'
+    body = b'{"choices": [{"message": {"content": "x"}}], "usage": %b}' % usage
+    found = decode_reply(body).usage
+    assert found == Usage(5, 0, 5)
+    assert Price(10.0, 10.0, 1.0).cost(found) > 0
