@@ -1,6 +1,6 @@
 """ReAct as a step of a program: its tools come by name, as a file can give them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, cast
 
@@ -12,9 +12,10 @@ from dspex.modules.tools.calculator import calculator
 from dspex.modules.tools.python_tool import python_tool
 from dspex.modules.tools.tool import Function
 
-_BUILT_IN: Final[Mapping[str, Any]] = {  # Any: functions and tools alike
-    "calculator": calculator,
-    "python": python_tool(),
+# What makes each: a tool made here would cost every import of dspex its schema.
+_BUILT_IN: Final[Mapping[str, Callable[[], AnyTool | Function]]] = {
+    "calculator": lambda: calculator,
+    "python": python_tool,
 }
 
 
@@ -52,8 +53,7 @@ def find_tool(name: object) -> AnyTool | Function:
     if not isinstance(name, str):
         raise ConfigError("tools", name, "is no name")
     if name in _BUILT_IN:
-        built_in: AnyTool | Function = _BUILT_IN[name]
-        return built_in
+        return _BUILT_IN[name]()
     module, colon, attribute = name.partition(":")
     if not colon:
         known = ", ".join(_BUILT_IN)

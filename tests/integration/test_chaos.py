@@ -36,7 +36,7 @@ async def test_harmed_workers_lose_no_run_and_repeat_no_finished_call(
         "0.3",
         "0.8",
         "--timeout",
-        "80",
+        "150",
     ]
     done = await trio.run_process(
         [sys.executable, "-m", "benchmarks", "chaos", *arguments, *harm],
@@ -70,7 +70,7 @@ async def test_parts_killed_inside_a_worker_lose_no_run_and_repeat_no_call() -> 
         "0.6",
     ]
     done = await trio.run_process(
-        [sys.executable, "-m", "benchmarks", "chaos", *arguments, "--timeout", "80"],
+        [sys.executable, "-m", "benchmarks", "chaos", *arguments, "--timeout", "150"],
         cwd=ROOT,
         capture_stdout=True,
         stderr=subprocess.STDOUT,
