@@ -1,7 +1,7 @@
 """The worker's HTTP API, over real sockets."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +54,13 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_worker(*, delay: float = 0.0, **settings: Any) -> AsyncGenerator[Worker]:
-    lm = ScriptedLM(rule, delay=delay)
+async def open_worker(
+    *,
+    delay: float = 0.0,
+    answer: Callable[[Request], str] = rule,
+    **settings: Any,
+) -> AsyncGenerator[Worker]:
+    lm = ScriptedLM(answer, delay=delay)
     wanted = WorkerSettings(port=0, **settings)
     async with open_app(App(triage(), lm=lm), max_runs=wanted.max_runs) as runtime:
         service = make_service(runtime, wanted)
@@ -82,6 +87,15 @@ async def test_wait_gives_the_result_in_one_request() -> None:
     async with open_worker() as worker:
         done = await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)
         assert (done.status, done.json["status"]) == (200, "succeeded")
+
+
+async def test_an_output_without_json_form_is_a_failed_run_not_a_500() -> None:
+    async with open_worker(answer=lambda _: r'{"category": "x\ud800"}') as worker:
+        done = await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)
+        assert (done.status, done.json["status"]) == (200, "failed")
+        assert "StepOutputError: output 'category'" in done.json["error"]
+        again = await worker.ask("GET", f"/v1/runs/{done.json['run_id']}")
+        assert again.json["error"] == done.json["error"]
 
 
 async def test_wait_that_is_over_gives_202() -> None:
