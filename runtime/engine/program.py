@@ -9,6 +9,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from dspex.runtime.engine.errors import Place, ProgramError
+from dspex.runtime.engine.json_text import json_problem
 from dspex.runtime.engine.source import Source, parse_source
 
 _SHOWN = 200
@@ -124,10 +125,17 @@ class Program(BaseModel):
 
     @property
     def digest(self) -> str:
-        """A hash of what the program says."""
+        """A hash of what the program says.
+
+        Raises:
+            ProgramError: part of it cannot be written as JSON.
+        """
         if self._digest is None:
-            data = self.model_dump(mode="json")
-            text = msgspec.json.encode(data, order="deterministic")
+            try:
+                data = self.model_dump(mode="json")
+                text = msgspec.json.encode(data, order="deterministic")
+            except ValueError as error:
+                raise self._unwritable(error) from error
             self._digest = hashlib.sha256(text).hexdigest()
         return self._digest
 
@@ -172,6 +180,15 @@ class Program(BaseModel):
             ) from error
         program._source = source
         return program
+
+    def _unwritable(self, error: ValueError) -> ProgramError:
+        for name, step in self.steps.items():
+            problem = json_problem(step)
+            if problem is not None:
+                place = self.place("steps", name)
+                return ProgramError(f"a value in it {problem}", place=place, step=name)
+        problem = json_problem(self) or f"cannot be written as JSON: {error}"
+        return ProgramError(f"a value in it {problem}", place=self.place())
 
     def place(self, *path: str | int) -> Place | None:
         """Give where a part of the program is written, if it came from text."""

@@ -124,3 +124,43 @@ async def test_an_input_that_cannot_be_sent_is_refused_for_what_it_is(
 def test_a_program_file_with_a_nul_in_its_name_is_refused() -> None:
     with pytest.raises(ProgramError, match="cannot read the program: embedded null"):
         Program.load("x\0.yaml")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"inputs": {"q": {"value": "\ud800"}}},
+        {"instructions": "\ud800"},
+        {"options": {"default": {"r": _cyclic()}}},
+    ],
+)
+async def test_a_program_without_json_form_is_refused_by_its_step(
+    extra: dict[str, Any],
+) -> None:
+    step = {"module": "Gives", "signature": "q -> r", **extra}
+    program = Program.model_validate({"name": "p", "steps": {"s": step}})
+    async with open_runtime(ScriptedLM([]), modules={"Gives": Gives}) as rt:
+        with pytest.raises(ProgramError, match="step 's': a value in it "):
+            await rt.run_inputs(program, {"q": "x"})
+
+
+async def test_what_a_run_gave_that_cannot_be_kept_fails_it(tmp_path: Path) -> None:
+    default = {"r": "kept"}
+    options = {"on_error": "default", "default": default}
+    step = {"module": "Gives", "signature": "q -> r: Any", "options": options}
+    program = Program.model_validate({"name": "p", "steps": {"s": step}})
+    lm = ScriptedLM([])
+    async with open_runtime(
+        lm, store=tmp_path / "runs.db", modules={"Gives": Gives}
+    ) as rt:
+        assert (await rt.run_inputs(program, {"q": "raise"})).outputs == {"r": "kept"}
+        # After the plan was made: what no check before the end can see.
+        given = program.steps["s"].options.default
+        assert isinstance(given, dict)
+        given["r"] = "\ud800"
+        with trio.fail_after(10):
+            run = await rt.run_inputs(program, {"q": "raise"})
+            assert "what the run gave has a lone surrogate" in str(run.error)
+            given["r"] = "kept"
+            again = await rt.run_inputs(program, {"q": "raise"})
+        assert again.status == "succeeded"
