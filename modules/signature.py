@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, TypeGuard, cast
 
 import pydantic
 
@@ -63,10 +63,9 @@ class Signature:
         fields: Iterable[Field] | None = None,
         name: str | None = None,
     ) -> None:
-        given: object = text
-        if given is not None and not isinstance(given, str):
+        if not _is_text(text):
             raise SignatureError(
-                f"a signature cannot be made of {shorten(given)}: give a string "
+                f"a signature cannot be made of {shorten(text)}: give a string "
                 'such as "question -> answer", or fields=[...]'
             )
         if text is not None:
@@ -318,10 +317,10 @@ def to_signature(
     """
     if isinstance(signature, Signature):
         return signature
-    given: object = signature
-    if isinstance(given, type) and issubclass(given, Signature):
-        return given()
-    return Signature(cast("str", given), custom_types=custom_types)  # or refused there
+    if _is_class(signature):
+        return signature()
+    # Whatever else it is, it is refused there.
+    return Signature(cast("str", signature), custom_types=custom_types)
 
 
 def first_problem(error: pydantic.ValidationError) -> str:
@@ -329,6 +328,14 @@ def first_problem(error: pydantic.ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_class(value: object) -> TypeGuard[type[Signature]]:
+    return isinstance(value, type) and issubclass(value, Signature)
 
 
 def _listing(names: Iterable[str]) -> str:

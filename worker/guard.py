@@ -7,6 +7,7 @@ reader's own machine), how often, with how large a body; and no traceback goes o
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections import OrderedDict
 from http.cookies import CookieError, SimpleCookie
@@ -179,10 +180,18 @@ class Guard:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         room = self._settings.max_body_bytes
+        seconds = self._settings.body_timeout
+        deadline = trio.current_time() + seconds
 
         async def counted() -> Message:
-            nonlocal room
-            message = await receive()
+            nonlocal room, deadline
+            message: Message | None = None
+            with trio.move_on_at(deadline):
+                message = await receive()
+            if message is None:
+                raise HTTPException(408, f"the body did not arrive in {seconds:g} s")
+            if not message.get("more_body", False):
+                deadline = math.inf  # what comes now is the client leaving
             if message["type"] == "http.request":
                 room -= len(message.get("body", b""))
                 if room < 0:

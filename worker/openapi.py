@@ -69,6 +69,7 @@ _PROBLEMS: Final = {
     "403": "The request comes from another origin.",
     "404": "There is no such program or run.",
     "405": "This path has other methods.",
+    "408": "The body did not arrive in time.",
     "409": "The idempotency key belongs to another run.",
     "413": "The body is too long.",
     "415": "The body is not application/json.",

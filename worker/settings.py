@@ -51,6 +51,8 @@ class WorkerSettings(BaseSettings):
     max_streams: int = Field(default=5_000, ge=1)
     """Open event streams; beyond that, 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
+    body_timeout: float = Field(default=10.0, gt=0)
+    """Seconds that the body of a request has to arrive; beyond that, 408."""
     rate_per_minute: float = Field(default=60_000.0, gt=0)
     """Requests of one token (or one address without token); beyond that, 429."""
     max_wait: float = Field(default=60.0, gt=0)

@@ -266,7 +266,7 @@ def test_a_signature_that_cannot_be_is_refused_by_a_typed_error(text: str) -> No
         Signature(text)
 
 
-@pytest.mark.parametrize("value", [5, b"a->b", ["a"], {"a": int}, object()])
+@pytest.mark.parametrize("value", [5, b"a->b", ["a"], {"a": int}, object(), int])
 def test_a_signature_of_something_else_says_what_it_takes(value: Any) -> None:
     with pytest.raises(SignatureError, match='give a string such as "question'):
         Signature(value)

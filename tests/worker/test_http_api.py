@@ -19,7 +19,7 @@ from dspex.worker.application import open_app
 from dspex.worker.serve import bind, listen, make_service
 from dspex.worker.service import Service
 from dspex.worker.settings import WorkerSettings
-from tests.integration.http_client import Reply, ask, open_request, parse
+from tests.integration.http_client import Reply, ask, head, open_request, parse
 
 TOKEN = "a-very-long-and-secret-token"
 RUNS = "/v1/programs/triage/runs"
@@ -68,6 +68,26 @@ async def open_worker(
             (url,) = await nursery.start(listen, service, bind(wanted))
             yield Worker(service, int(url.rpartition(":")[2]))
             service.closing.set()
+
+
+@pytest.mark.parametrize("path", [RUNS, "/login"])
+async def test_a_body_that_never_ends_is_given_up(path: str) -> None:
+    async with open_worker(body_timeout=0.2) as worker:
+        part = head("POST", path, b'{"inputs"', {"content-length": "100"})
+        with trio.fail_after(10):
+            async with await trio.open_tcp_stream("127.0.0.1", worker.port) as stream:
+                await stream.send_all(part)
+                raw = b"".join([chunk async for chunk in stream])
+        reply = parse(raw)
+        assert reply.status == 408
+        assert reply.json == {"error": "the body did not arrive in 0.2 s"}
+        assert (await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)).status == 200
+
+
+async def test_a_run_that_is_waited_for_longer_than_a_body_is_answered() -> None:
+    async with open_worker(body_timeout=0.2, delay=0.5) as worker:
+        reply = await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)
+        assert reply.json["status"] == "succeeded"
 
 
 async def test_a_run_is_accepted_at_once_and_followed_to_its_end() -> None:
