@@ -212,7 +212,12 @@ def send_wrong_ids() -> dict[str, bool]:
 
 
 def ask_twice_under_one_number(run: int) -> None:
-    call = {"type": "ModelCall", "id": 7, "run": run, "request": {}}
+    call: dict[str, object] = {
+        "type": "ModelCall",
+        "id": 7,
+        "run": run,
+        "request": {},
+    }
     body = msgspec.msgpack.encode(call)
     os.write(_channel(), (len(body).to_bytes(4, "big") + body) * 2)
     time.sleep(600)
