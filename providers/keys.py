@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from pydantic import SecretStr
 
 from dspex.providers.errors import ConfigurationError, MissingKeyError
+
+# Replacing every "x" would make an error unreadable, and hide nothing.
+_SHORTEST_SECRET: Final = 8
 
 
 def read_key(
@@ -40,7 +44,7 @@ def read_key(
 
 def redact(text: str, key: SecretStr) -> str:
     """Give a text without the key."""
-    secret = key.get_secret_value()
+    secret = _secret(key)
     return text.replace(secret, "[api key]") if secret else text
 
 
@@ -60,5 +64,11 @@ class SecretHeaders(tuple[tuple[bytes, bytes], ...]):
 
 def redact_bytes(body: bytes, key: SecretStr) -> bytes:
     """Give a body without the key, in case a server echoes it."""
-    secret = key.get_secret_value().encode()
+    secret = _secret(key).encode()
     return body.replace(secret, b"[api key]") if secret else body
+
+
+def _secret(key: SecretStr) -> str:
+    """Give the key; "" for one as short as those made up for servers without keys."""
+    text = key.get_secret_value()
+    return text if len(text) >= _SHORTEST_SECRET else ""

@@ -41,6 +41,8 @@ _MAX_KEY: Final = 200
 _KEY: Final = re.compile(f"[!-~]{{1,{_MAX_KEY}}}")
 _MAX_LIST: Final = 200
 _MAX_DIGITS: Final = 18
+# As the OpenAPI document says.
+_MAX_NUMBER: Final = 10**15
 _STATUSES: Final[dict[str, Status]] = {
     "pending": "pending",
     "running": "running",
@@ -153,7 +155,8 @@ async def list_runs(request: Request) -> Response:
     if status is not None and status not in _STATUSES:
         raise BadRequestError(422, f"status is not one of {', '.join(_STATUSES)}")
     asked = query.get("limit", "50")
-    if not (asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS):
+    is_number = asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS
+    if not is_number or int(asked) > _MAX_NUMBER:
         raise BadRequestError(422, f"limit={asked[:50]!r} is not a whole number from 0")
     found = await view_runs(
         service_of(request).runtime,

@@ -70,5 +70,6 @@ async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
     assert status == 0, said
     asked = read_asked(tmp_path)
     assert finished.isdisjoint(asked)
-    assert len(asked) <= CONCURRENCY * ROUNDS
+    # The bound is in examples; an answer that cannot be read is asked for twice.
+    assert len(asked) <= CONCURRENCY * ROUNDS * 2
     assert json.loads(said)["demos"] == whole["demos"]

@@ -205,7 +205,7 @@ async def test_a_server_that_is_gone_for_a_while_is_waited_for_without_a_stamped
     assert answers == ["ok"] * 200
     assert len(arrivals) == 200
     # They come back spread over their waits of up to 2 s: 10 would, in 0.1 s.
-    assert sum(time < arrivals[0] + 0.1 for time in arrivals) < 60
+    assert sum(time < arrivals[0] + 0.1 for time in arrivals) < 100
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])

@@ -88,7 +88,7 @@ async def test_twenty_tickets_finish_while_the_dspy_process_is_killed_again_and_
         async def harm() -> None:
             nonlocal kills
             while True:
-                await trio.sleep(2)
+                await trio.sleep(1.3)
                 for pid in dspy_processes(os.getpid()):
                     kill(pid)
                     kills += 1
