@@ -208,7 +208,9 @@ class Guard:
                 scope.clear()
                 scope.update(kept)
                 await stream.send(receive, send)
-        except ClientDisconnect:
+        # Busy: hypercorn closes the connection of a client that sent what it may not
+        # (another request after `connection: close`) beside the answer's last write.
+        except (ClientDisconnect, trio.BusyResourceError):
             log.debug("client_left", method=scope["method"], path=scope["path"])
         except Exception:
             # Answered already, without a traceback; the log has it whole.

@@ -1,13 +1,16 @@
 """The worker's HTTP API, over real sockets."""
 
 import json
+import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 import trio
+from hypercorn.config import Config
 
 pytest.importorskip("starlette")
 pytest.importorskip("hypercorn")
@@ -101,6 +104,35 @@ async def test_a_run_is_accepted_at_once_and_followed_to_its_end() -> None:
         assert done.json["status"] == "succeeded"
         assert done.json["outputs"] == {"category": "billing"}
         assert done.json["steps"][0]["name"] == "classify"
+
+
+async def test_a_client_that_asks_on_after_connection_close_is_no_failed_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Config, "keep_alive_max_requests", 1)
+    asked = head("GET", "/healthz", b"", {"connection": "keep-alive"})
+
+    def ask_on() -> None:  # in a thread: it asks again while the worker still writes
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", worker.port)) as client:
+                answer = b""
+                while b"connection: close" not in answer.lower():
+                    client.sendall(asked)
+                    answer = b""
+                    while not answer.endswith(b"}"):
+                        answer += client.recv(65_536)
+                with suppress(OSError):
+                    client.sendall(asked)
+                    assert client.recv(65_536) == b""
+
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            open_worker(rate_per_minute=1e9) as worker,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(4):
+                nursery.start_soon(trio.to_thread.run_sync, ask_on)
+    assert [it for it in logs if it["log_level"] == "error"] == []
 
 
 async def test_wait_gives_the_result_in_one_request() -> None:
