@@ -40,6 +40,15 @@ TOOL_CALL: Final[Codec[Any]] = Codec(
 _ASKED: Final[Codec[Any]] = Codec("context", lambda value: value, lambda value: value)
 
 
+def codec_of(fingerprint: str) -> Codec[Any]:  # Any: whatever was done
+    """Give what writes down and reads again the effect of a module's call."""
+    if fingerprint.startswith(TOOL_PREFIX):
+        return TOOL_CALL
+    if fingerprint.startswith(RUN_PREFIX):
+        return _ASKED
+    return model_call("")
+
+
 class RunEffects:
     """Passes the tool calls of a step's module through the run's effects.
 
@@ -54,11 +63,10 @@ class RunEffects:
 
         The same for what is asked through `run_context`.
         """
-        if fingerprint.startswith(RUN_PREFIX):
-            return await self._effects.perform(fingerprint, call, codec=_ASKED)
-        if not fingerprint.startswith(TOOL_PREFIX):
+        codec = codec_of(fingerprint)
+        if codec.kind == "model":
             return await call()
-        return await self._effects.perform(fingerprint, call, codec=TOOL_CALL)
+        return await self._effects.perform(fingerprint, call, codec=codec)
 
 
 class RunLM(Wrapper[LM]):

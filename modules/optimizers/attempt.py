@@ -1,9 +1,10 @@
 """An attempt: a program run once on an example, and what its metric says."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+import math
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -13,11 +14,11 @@ from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.metrics import Judge, Score
 from dspex.modules.prediction import Prediction
-from dspex.modules.run_lm import TOOL_CALL, TOOL_PREFIX, model_call
+from dspex.modules.run_lm import codec_of
 from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response, Usage
-from dspex.runtime.engine import Codec, Effects
+from dspex.runtime.engine import Effects
 
 T = TypeVar("T")
 
@@ -41,38 +42,77 @@ class Attempt:
     replayed: int = 0
 
 
-class Meter:
-    """Counts the model calls of a try, and makes each once where there is a journal."""
+class TimeLimit:
+    """So many seconds for an attempt; it stands still while one waits for leave."""
 
-    def __init__(self, effects: Effects | None = None) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._waiting = 0
+        self._left = seconds
+
+    @contextmanager
+    def suspended(self) -> Generator[None]:
+        """Stop the clock for the length of a block."""
+        if not self._waiting:
+            self._left = self.scope.deadline - trio.current_time()
+            self.scope.deadline = math.inf
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.scope.deadline = trio.current_time() + self._left
+
+
+class Meter:
+    """Counts the model calls of a try, and makes each once where there is a journal.
+
+    `leave` is waited for before each call that the journal does not answer.
+    """
+
+    def __init__(
+        self,
+        effects: Effects | None = None,
+        *,
+        leave: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._effects = effects
+        self._leave = leave
+        self.limit: TimeLimit | None = None
         self.calls = 0
         self.replayed = 0
         self.usage = Usage()
 
     async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, or give what the journal has of it."""
-        if self._effects is None:
-            return self._count(await call(), is_replayed=False)
         is_made = False
+        codec = codec_of(fingerprint)
 
         async def make() -> T:
             nonlocal is_made
+            if codec.kind == "model":
+                await self._wait_for_leave()
             is_made = True
             return await call()
 
-        is_tool = fingerprint.startswith(TOOL_PREFIX)
-        codec: Codec[Any] = TOOL_CALL if is_tool else model_call("")  # Any: T
-        # Here: a try that is given up takes its calls with it.
-        result: T = await self._effects.perform_here(fingerprint, make, codec=codec)
-        return self._count(result, is_replayed=not is_made)
-
-    def _count(self, result: T, *, is_replayed: bool) -> T:
+        result: T
+        if self._effects is None:
+            result = await make()
+        else:
+            # Here: a try that is given up takes its calls with it.
+            result = await self._effects.perform_here(fingerprint, make, codec=codec)
         if isinstance(result, Response):
             self.calls += 1
-            self.replayed += is_replayed
+            self.replayed += not is_made
             self.usage += result.usage
         return result
+
+    async def _wait_for_leave(self) -> None:
+        if self._leave is None:
+            return
+        with self.limit.suspended() if self.limit is not None else nullcontext():
+            await self._leave()
 
 
 async def try_once(
@@ -83,20 +123,21 @@ async def try_once(
     lm: LM | None,
     timeout: float,
     with_trace: bool,
-    effects: Effects | None = None,
+    meter: Meter,
 ) -> Attempt:
     """Run a program on an example and score it; an error is part of what comes back.
 
     The metric gets the trace when `with_trace`, else None, as in dspy. Predictors that
-    it calls use `lm`, too, and their calls count.
+    it calls use `lm`, too, and their calls count: `meter` has those of an attempt that
+    was cancelled.
     """
-    meter = Meter(effects)
+    limit = meter.limit = TimeLimit(timeout)
     started = trio.current_time()
     prediction: Prediction | None = None
     score: Score | None = None
     error: Exception | None = None
     trace: list[TraceStep] = []
-    with trio.move_on_after(timeout) as scope:
+    with limit.scope:
         try:
             with record_trace() if with_trace else nullcontext(trace) as trace:
                 prediction = await program.run(example.inputs(), lm=lm, effects=meter)
@@ -111,7 +152,7 @@ async def try_once(
         # A program and a metric are anybody's code: their error is this one's result.
         except Exception as found:  # noqa: BLE001
             error = found
-    if scope.cancelled_caught:
+    if limit.scope.cancelled_caught:
         error = ItemTimeoutError(timeout)
     return Attempt(
         prediction,

@@ -2,8 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -12,6 +13,7 @@ from dspex.modules.call import TraceStep
 from dspex.modules.module import Module
 from dspex.modules.optimizers.attempt import (
     Attempt,
+    Meter,
     budget_error_of,
     for_round,
     try_once,
@@ -49,8 +51,11 @@ class BootstrapFewShot:
 
     The demos are those that dspy 3.4 chooses, at any `concurrency`: up to that many
     examples run ahead, but results are taken in the order of the training set. No more
-    than `max_extra` examples (as many as `concurrency` unless given) are run for
-    nothing.
+    than `max_extra` model calls (as many as `concurrency` unless given) are made that a
+    sequential compile would not have made: an example that runs ahead waits before a
+    call beyond them, which is not of its `timeout`. A call that a journal answers is
+    none; of finished work nothing runs ahead. Where errors or a budget end it early, up
+    to `max_bootstrapped_demos` examples more have run.
 
     The `max_errors`-th try that raises, or takes more than `timeout` seconds, ends it.
     A model's budget that is used up does so too, but without an error: the program has
@@ -136,6 +141,7 @@ class BootstrapFewShot:
             attempts=bootstrap.attempts,
             errors=bootstrap.errors,
             extra_examples=bootstrap.extra_examples,
+            extra_calls=bootstrap.extra_calls,
             calls=bootstrap.calls,
             replayed=bootstrap.replayed,
             usage=bootstrap.usage,
@@ -244,6 +250,7 @@ class _Bootstrap:
         self.attempts = 0
         self.errors = 0
         self.extra_examples = 0
+        self.extra_calls = 0
         self.calls = 0
         self.replayed = 0
         self.usage = Usage()
@@ -253,19 +260,24 @@ class _Bootstrap:
         settings = self._settings
         if not settings.max_bootstrapped_demos or not settings.max_rounds:
             return
+        is_finished = self._journal is not None and self._journal.is_finished
         ahead = Speculation(
             len(self._trainset),
-            self._try_example,
+            lambda index: self._try_example(index, partial(ahead.leave, index)),
             take=self._take,
             is_hit=lambda tried: tried.is_success,
             needed=settings.max_bootstrapped_demos,
             concurrency=settings.concurrency,
-            max_extra=settings.max_extra,
+            # All that it will take is kept: running ahead would only ask for more.
+            max_extra=0 if is_finished else settings.max_extra,
         )
         await ahead.run()
         self.extra_examples = ahead.started - ahead.taken
+        self.extra_calls = ahead.extra_calls
 
-    async def _try_example(self, index: int) -> _Tried:
+    async def _try_example(
+        self, index: int, leave: Callable[[], Awaitable[None]]
+    ) -> _Tried:
         settings, example = self._settings, self._trainset[index]
         attempts: list[Attempt] = []
         teacher = self._teacher
@@ -275,18 +287,22 @@ class _Bootstrap:
             teacher = self._teacher.copy()
             for predictor in teacher.predictors:
                 predictor.demos = tuple(d for d in predictor.demos if d != example)
-            attempt = await try_once(
-                teacher,
-                example,
-                settings.judge,
-                lm=for_round(teacher, self._lm, number),
-                timeout=settings.timeout,
-                with_trace=True,
-                effects=scope_of(self._journal, f"{place}~{number}"),
-            )
-            self.calls += attempt.calls
-            self.replayed += attempt.replayed
-            self.usage += attempt.usage
+            meter = Meter(scope_of(self._journal, f"{place}~{number}"), leave=leave)
+            try:
+                attempt = await try_once(
+                    teacher,
+                    example,
+                    settings.judge,
+                    lm=for_round(teacher, self._lm, number),
+                    timeout=settings.timeout,
+                    with_trace=True,
+                    meter=meter,
+                )
+            finally:
+                # Those of a try that is given up, too.
+                self.calls += meter.calls
+                self.replayed += meter.replayed
+                self.usage += meter.usage
             attempts.append(attempt)
             if settings.is_success(attempt):
                 return _Tried(tuple(attempts), teacher, is_success=True)

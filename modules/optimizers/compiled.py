@@ -28,9 +28,10 @@ class Report:
 
     `demos` says for each predictor where its demos come from, in their order.
     `attempts` counts the tries that were needed, `extra_examples` the training examples
-    that were run ahead for nothing. `calls`, `usage` and `seconds` count everything;
-    `replayed` of the calls were answered by a journal, made by an earlier process.
-    `stopped` says why it ended early, None when it did not.
+    that were run ahead for nothing, `extra_calls` the model calls these made. `calls`
+    (those that were answered), `usage` and `seconds` count everything; `replayed` of
+    the calls were answered by a journal, made by an earlier process. `stopped` says why
+    it ended early, None when it did not.
     """
 
     optimizer: str
@@ -39,6 +40,7 @@ class Report:
     attempts: int = 0
     errors: int = 0
     extra_examples: int = 0
+    extra_calls: int = 0
     calls: int = 0
     replayed: int = 0
     usage: Usage = field(default_factory=Usage)
@@ -64,6 +66,7 @@ class Report:
             "attempts": self.attempts,
             "errors": self.errors,
             "extra_examples": self.extra_examples,
+            "extra_calls": self.extra_calls,
             "calls": self.calls,
             "replayed": self.replayed,
             "usage": self.usage.to_json(),

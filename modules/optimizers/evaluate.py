@@ -9,7 +9,7 @@ import trio
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.errors import ConfigError
 from dspex.modules.module import Module
-from dspex.modules.optimizers.attempt import Attempt, budget_error_of, try_once
+from dspex.modules.optimizers.attempt import Attempt, Meter, budget_error_of, try_once
 from dspex.modules.optimizers.errors import (
     DatasetError,
     ItemTimeoutError,
@@ -106,7 +106,7 @@ class Evaluate:
                         lm=lm,
                         timeout=self._timeout,
                         with_trace=False,
-                        effects=scope_of(journal, f"example[{index}]"),
+                        meter=Meter(scope_of(journal, f"example[{index}]")),
                     )
                     used_up = budget_error_of(attempt.error)
                     if used_up is not None:

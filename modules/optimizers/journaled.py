@@ -32,6 +32,11 @@ _IDS: Final = uuid.UUID("0f3b7d52-2a53-5a0b-8e7b-9b8f5d2c61aa")
 class EffectScopes(Protocol):
     """Gives the effects of a place, such as the third example of an evaluation."""
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that the work needs was kept by an earlier process."""
+        ...
+
     def scope(self, path: str) -> Effects:
         """Give the effects at this place; ask once for each place."""
         ...
@@ -43,6 +48,11 @@ class InPlace:
     def __init__(self, scopes: EffectScopes, prefix: str) -> None:
         self._scopes = scopes
         self._prefix = prefix
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the whole work is finished."""
+        return self._scopes.is_finished
 
     def scope(self, path: str) -> Effects:
         """Give the effects of the place below the prefix."""
@@ -98,7 +108,8 @@ async def open_work(
 
     `what` is plain JSON and says all that decides about the work (program, data,
     settings, model): the same again goes on with what is kept, finished or not. Only
-    one process at a time should do so, or calls are made twice.
+    one process at a time should do so, or calls are made twice. Of work that was
+    finished or cancelled what is kept answers, and nothing is added to it.
 
     Raises:
         StoreError: an effect could not be kept; what is kept serves the next time.
@@ -106,7 +117,8 @@ async def open_work(
     text = json.dumps(what, sort_keys=True, default=str)
     run = uuid.uuid5(_IDS, f"{name}\n{text}").hex
     accepted = AcceptRun(run, name, version, text, "{}", time.time(), _OWNER)
-    is_finished = not await journal.accept(accepted)
+    await journal.accept(accepted)
+    is_finished = (await journal.run(run)).is_finished
     rows = await journal.effects(run)
     stored = {(it.path, it.fingerprint, it.occurrence): it.response for it in rows}
     spent = sum((Usage.from_json(dict(it.usage)) for it in rows), start=Usage())

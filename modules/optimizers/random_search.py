@@ -268,6 +268,7 @@ def _searched(
         attempts=sum(report.attempts for report in made),
         errors=sum(r.errors for r in made) + sum(e.errors for e in scored),
         extra_examples=sum(report.extra_examples for report in made),
+        extra_calls=sum(report.extra_calls for report in made),
         calls=sum(r.calls for r in made) + sum(e.calls for e in scored),
         replayed=sum(r.replayed for r in made) + sum(e.replayed for e in scored),
         usage=sum(

@@ -1,5 +1,6 @@
 """Running ahead: results taken in order, as if each had waited for the one before."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -15,8 +16,11 @@ class Speculation(Generic[T]):
     results count towards the `needed` ones: when enough of them are there, nothing
     more is started and what comes after them is cancelled.
 
-    At most `concurrency` run at a time, and at most `max_extra` are ever started that
-    would not have been, had each waited for the one before.
+    At most `concurrency` run at a time. Work asks for `leave` before each call that
+    costs: what is not known to be needed gets it for `max_extra` calls, and then waits
+    until it is. So no more than `max_extra` calls are ever made that would not have
+    been, had each waited for the one before; where `take` says stop before enough hits
+    are there, those of up to `needed` - 1 works more.
     """
 
     def __init__(
@@ -35,12 +39,29 @@ class Speculation(Generic[T]):
         self._take = take
         self._is_hit = is_hit
         self._missing = needed
+        self._untaken = needed
+        self._calls: Counter[int] = Counter()
+        self._moved = trio.Event()
         self._concurrency = concurrency
         self._max_extra = max_extra
         self._scopes: dict[int, trio.CancelScope] = {}
         self._results: dict[int, T] = {}
         self.started = 0
         self.taken = 0
+
+    @property
+    def extra_calls(self) -> int:
+        """How many calls were made by work whose results were not taken."""
+        return self._calls_from(self.taken)
+
+    async def leave(self, index: int) -> None:
+        """Wait until the work on this index may make a call."""
+        # As many as there are hits to take will be taken, whatever comes of them.
+        while (sure := self.taken + self._untaken) <= index:
+            if self._calls_from(sure) < self._max_extra:
+                break
+            await self._moved.wait()
+        self._calls[index] += 1
 
     async def run(self) -> None:
         """Run until `take` says stop or everything is taken.
@@ -80,6 +101,9 @@ class Speculation(Generic[T]):
             while self.taken in self._results:
                 result = self._results.pop(self.taken)
                 self.taken += 1
+                self._untaken -= self._is_hit(result)
+                self._moved.set()
+                self._moved = trio.Event()
                 if not self._take(self.taken - 1, result):
                     return
 
@@ -92,6 +116,9 @@ class Speculation(Generic[T]):
         with scope:
             result = await self._work(index)
             await sender.send((index, result))
+
+    def _calls_from(self, index: int) -> int:
+        return sum(calls for i, calls in self._calls.items() if i >= index)
 
     def _may_start(self) -> bool:
         ahead = self.started - self.taken

@@ -78,7 +78,8 @@ async def main(store: str, asked: str, kill_at: int) -> None:
     calls = made.report.calls + evaluation.calls
     replayed = made.report.replayed + evaluation.replayed
     found = {"demos": demos, "score": evaluation.score}
-    sys.stdout.write(json.dumps({**found, "calls": calls, "replayed": replayed}))
+    counts = {"calls": calls, "replayed": replayed, "extra": made.report.extra_calls}
+    sys.stdout.write(json.dumps({**found, **counts}))
 
 
 if __name__ == "__main__":
