@@ -13,6 +13,7 @@ from dspex.modules.module import Module
 from dspex.modules.optimizers.errors import ItemTimeoutError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.metrics import Judge, Score
+from dspex.modules.optimizers.refusals import outlast
 from dspex.modules.prediction import Prediction
 from dspex.modules.run_lm import codec_of
 from dspex.providers.errors import BudgetExceededError
@@ -43,12 +44,17 @@ class Attempt:
 
 
 class TimeLimit:
-    """So many seconds for an attempt; it stands still while one waits for leave."""
+    """So many seconds for an attempt; they stand still while somebody waits."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = math.inf) -> None:
         self.scope = trio.CancelScope(deadline=trio.current_time() + seconds)
         self._waiting = 0
         self._left = seconds
+
+    def give_back(self, seconds: float) -> None:
+        """Have it end so much later."""
+        self._left += seconds
+        self.scope.deadline += seconds
 
     @contextmanager
     def suspended(self) -> Generator[None]:
@@ -68,7 +74,9 @@ class TimeLimit:
 class Meter:
     """Counts the model calls of a try, and makes each once where there is a journal.
 
-    `leave` is waited for before each call that the journal does not answer.
+    `leave` is waited for before each call that the journal does not answer. A call that
+    the provider refuses for its rate is made again (see `outlast`). Neither is of the
+    attempt's time, `limit`.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Meter:
     ) -> None:
         self._effects = effects
         self._leave = leave
-        self.limit: TimeLimit | None = None
+        self.limit = TimeLimit()
         self.calls = 0
         self.replayed = 0
         self.usage = Usage()
@@ -91,10 +99,13 @@ class Meter:
 
         async def make() -> T:
             nonlocal is_made
-            if codec.kind == "model":
-                await self._wait_for_leave()
             is_made = True
-            return await call()
+            if codec.kind != "model":
+                return await call()
+            if self._leave is not None:
+                with self.limit.suspended():
+                    await self._leave()
+            return await outlast(call, self.limit)
 
         result: T
         if self._effects is None:
@@ -107,12 +118,6 @@ class Meter:
             self.replayed += not is_made
             self.usage += result.usage
         return result
-
-    async def _wait_for_leave(self) -> None:
-        if self._leave is None:
-            return
-        with self.limit.suspended() if self.limit is not None else nullcontext():
-            await self._leave()
 
 
 async def try_once(

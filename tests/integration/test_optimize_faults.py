@@ -4,14 +4,31 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 import trio
+import trio.testing
 
 from dspex.modules import Predict
-from dspex.modules.optimizers import BootstrapFewShot, Dataset, exact_match
-from dspex.providers import OpenAI
-from dspex.testing import Action, Answer, Fail, ProviderRequest, open_fake_provider
+from dspex.modules.optimizers import (
+    BootstrapFewShot,
+    Dataset,
+    Evaluate,
+    exact_match,
+)
+from dspex.modules.optimizers.refusals import PATIENCE_SECONDS
+from dspex.providers import OpenAI, RateLimitError, Request
+from dspex.testing import (
+    Action,
+    Answer,
+    Fail,
+    ProviderRequest,
+    ScriptedLM,
+    open_fake_provider,
+)
 from dspex.worker.runs_command import open_journal
 from tests.integration.dspex_command import dspex, eventually, start
+
+CONCURRENCY = 4
 
 PROGRAM = """
 name: zones
@@ -73,19 +90,57 @@ async def test_f3_the_compile_command_goes_on_after_sigkill(tmp_path: Path) -> N
     assert facts["version"] == "zones@2"
 
 
-async def test_a_provider_that_refuses_for_a_while_costs_no_example() -> None:
-    refused_until = trio.current_time() + 1.0
+@pytest.mark.parametrize("retry_after", [None, 7, 60])
+async def test_f3_a_minute_of_429_changes_nothing_of_what_a_compile_finds(
+    autojump_clock: trio.testing.MockClock, retry_after: int | None
+) -> None:
+    autojump_clock.autojump_threshold = 0.005  # the provider's sockets are real
+    refused_until = 0.0
+    refused = 0
 
     def refuses(request: ProviderRequest) -> Action:
-        if trio.current_time() < refused_until:
-            return Fail(429, headers={"Retry-After": "0.2"})
-        return answer(request)
+        nonlocal refused
+        if trio.current_time() >= refused_until:
+            return answer(request)
+        refused += 1
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return Fail(429, headers=headers)
 
-    rows = [{"town": f"Town {i}", "zone": str(i)} for i in range(8)]
-    train = Dataset.from_rows(rows, inputs=["town"])
-    async with open_fake_provider(refuses) as provider:
-        optimizer = BootstrapFewShot(metric=exact_match("zone"), concurrency=4)
-        async with OpenAI("fake", base_url=f"{provider.url}/v1", api_key="k") as lm:
-            made = await optimizer.compile(Predict("town -> zone"), train, lm=lm)
-    assert (made.report.bootstrapped, made.report.errors) == (4, 0)
-    assert trio.current_time() >= refused_until
+    rows = [{"town": f"Town {i}", "zone": str(i * (i % 3))} for i in range(12)]
+    data = Dataset.from_rows(rows, inputs=["town"])
+    optimizer = BootstrapFewShot(
+        metric=exact_match("zone"), concurrency=CONCURRENCY, timeout=61, max_errors=1
+    )
+    evaluate = Evaluate(data, metric=exact_match("zone"), timeout=61, max_errors=1)
+    student = Predict("town -> zone")
+    async with (
+        open_fake_provider(refuses) as provider,
+        OpenAI("fake", base_url=f"{provider.url}/v1", api_key="k") as lm,
+    ):
+        usual = await optimizer.compile(student, data, lm=lm)
+        score = (await evaluate(usual.program, lm=lm)).score
+        began = trio.current_time()
+        refused_until = began + 60
+        through = await optimizer.compile(student, data, lm=lm)
+        refused_until = trio.current_time() + 60
+        evaluation = await evaluate(through.program, lm=lm)
+    assert through.report.demos == usual.report.demos
+    assert through.report.errors == 0
+    assert 60 <= through.report.seconds < 100
+    assert (evaluation.score, evaluation.errors) == (score, 0)
+    # Who is told when to come back does not come before.
+    if retry_after == 60:
+        assert refused <= CONCURRENCY + 8
+
+
+async def test_a_provider_that_refuses_without_end_fails_the_examples(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def refuses(_: Request) -> Exception:
+        return RateLimitError("no more", provider="scripted", retry_after=20)
+
+    data = Dataset.from_rows([{"town": "a", "zone": "b"}], inputs=["town"])
+    evaluate = Evaluate(data, metric=exact_match("zone"), timeout=30)
+    evaluation = await evaluate(Predict("town -> zone"), lm=ScriptedLM(refuses))
+    assert isinstance(evaluation.outcomes[0].error, RateLimitError)
+    assert PATIENCE_SECONDS - 50 < trio.current_time() <= PATIENCE_SECONDS
