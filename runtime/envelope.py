@@ -19,6 +19,14 @@ T = TypeVar("T")
 
 DEFAULT_CAPACITY: Final = 1_000
 
+NO_CONTEXT: Final = Context()
+"""Takes the place of a request's context when its handler has ended.
+
+The context knows the request, as the one that is being handled. Without this the two
+would keep each other alive until a full collection, which stops the whole node for as
+long as ten thousand calls take.
+"""
+
 
 class Callee(Protocol):
     """Whom a request was sent to."""

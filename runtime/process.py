@@ -23,6 +23,7 @@ from dspex.runtime.context import (
 )
 from dspex.runtime.crash_report import report_crash
 from dspex.runtime.envelope import (
+    NO_CONTEXT,
     Continue,
     Deferred,
     Envelope,
@@ -121,6 +122,7 @@ class Process(ActorHost):
                             answer = await go_on_in_context(
                                 envelope.context, work, trap
                             )
+                        envelope.context = NO_CONTEXT
                         if answer.__class__ is Deferred:
                             self._check_deferred(answer, envelope)
                         elif self._stop_reason is None:
@@ -143,6 +145,7 @@ class Process(ActorHost):
                             reason = refusal
                         else:
                             self._handling.fail(refusal.error)
+                            self._handling.context = NO_CONTEXT
                             self._handling = work = None
                             reason = self._stop_reason
                     except Leave as leave:
