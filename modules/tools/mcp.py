@@ -6,11 +6,11 @@ both anew. The tools follow the actor's name, so an agent that holds them goes o
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import trio
 
@@ -21,10 +21,12 @@ from dspex.modules.tools.errors import (
     MCPServerGoneError,
     ToolArgumentsError,
     ToolCallError,
+    ToolDefinitionError,
     ToolFailedError,
     ToolTimeoutError,
     UnknownToolError,
 )
+from dspex.modules.tools.guard import Arguments, ask_approval, with_retries
 from dspex.providers.errors import MissingPackageError
 from dspex.providers.messages import ToolSpec
 from dspex.runtime import Actor, ActorRef, CallError, Deferred, Refuse
@@ -46,6 +48,8 @@ class MCPTool:
     description: str
     schema: Mapping[str, Any]  # Any: JSON schema
     timeout: float
+    retries: int = 0
+    approve: "MCPApproval | None" = None
 
     @property
     def spec(self) -> ToolSpec:
@@ -62,11 +66,12 @@ class MCPTool:
         ]
         return f"{self.name}({', '.join(shown)})"
 
-    async def run(self, arguments: Mapping[str, Any], /) -> Any:  # Any: JSON
+    async def run(self, arguments: Arguments, /) -> Any:  # Any: JSON
         """Have the server run it; waits for one that is being restarted.
 
         Raises:
             ToolArgumentsError: the arguments do not fit; nothing was sent.
+            ToolDeniedError: the approval hook said no; nothing was sent.
             ToolTimeoutError: it took too long.
             MCPServerDiedError: the server died first, or is gone.
             ToolFailedError: the server says that it failed.
@@ -74,6 +79,10 @@ class MCPTool:
         problem = first_misfit(dict(arguments), self.schema, self.schema)
         if problem is not None:
             raise ToolArgumentsError(self.name, problem, self.usage)
+        await ask_approval(self.name, self, arguments, self.approve)
+        return await with_retries(lambda: self._run_once(arguments), self.retries)
+
+    async def _run_once(self, arguments: Arguments) -> Any:  # Any: JSON
         try:
             ref: ActorRef[MCPServer] = await self.registry.wait_for(
                 self.server, self.timeout
@@ -86,6 +95,10 @@ class MCPTool:
             raise MCPServerDiedError(self.name, self.server, str(error)) from error
 
 
+MCPApproval: TypeAlias = Callable[[MCPTool, Arguments], Awaitable[bool | str]]
+"""Asked before each call of a tool: gives True, or False, or why not."""
+
+
 class MCPServer(Actor):
     """Runs an MCP server as a child process, and its tools.
 
@@ -93,9 +106,15 @@ class MCPServer(Actor):
     only what MCP's client passes on, and `env`. Each call has `timeout` seconds, and
     at most `max_concurrency` are under way. Start it under a name and a supervisor.
 
+    `approve` is asked before each call of any of its tools. `retries` repeats a failed
+    call of the tools that `idempotent` names, also one that failed because the server
+    died; what a server says of its tools by itself is not taken for that.
+
     Raises (as the reason of a failed start):
         MissingPackageError: the extra `mcp` is not installed.
         MCPServerGoneError: the server ended, or did not answer in `start_timeout`.
+        ToolDefinitionError: `idempotent` names a tool that it has not, or `retries`
+            are asked for of none.
     """
 
     def __init__(
@@ -107,13 +126,23 @@ class MCPServer(Actor):
         timeout: float = 30.0,
         start_timeout: float = _START_SECONDS,
         max_concurrency: int = 8,
+        retries: int = 0,
+        idempotent: Collection[str] = (),
+        approve: MCPApproval | None = None,
     ) -> None:
+        if retries and not idempotent:
+            raise ToolDefinitionError(
+                command[0], "may only retry the tools that idempotent=... names"
+            )
         self._command = list(command)
         self._env = dict(env or {})
         self._cwd = cwd
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._slots = trio.Semaphore(max_concurrency)
+        self._retries = retries
+        self._idempotent = frozenset(idempotent)
+        self._approve = approve
         self._ready = trio.Event()
         self._session: Any = None  # Any: the extra is not always there to be typed
         self._tools: dict[str, MCPTool] = {}
@@ -131,6 +160,12 @@ class MCPServer(Actor):
         if self._session is None:
             seconds = self._start_timeout
             raise self._gone(f"did not answer within {seconds:g}s of its start")
+        unknown = sorted(self._idempotent.difference(self._tools))
+        if unknown:
+            known = ", ".join(self._tools) or "none"
+            raise ToolDefinitionError(
+                unknown[0], f"is no tool of {self.name!r}; there are {known}"
+            )
 
     async def list_tools(self) -> tuple[MCPTool, ...]:
         """Give the server's tools, as it listed them when it started."""
@@ -224,6 +259,8 @@ class MCPServer(Actor):
                 tool.description or "",
                 tool.input_schema,
                 self._timeout,
+                self._retries if tool.name in self._idempotent else 0,
+                self._approve,
             )
             for tool in found
         }

@@ -16,17 +16,16 @@ from dspex.modules.tools.errors import (
     ToolArgumentsError,
     ToolCallError,
     ToolDefinitionError,
-    ToolDeniedError,
     ToolFailedError,
     ToolTimeoutError,
 )
+from dspex.modules.tools.guard import Arguments, ask_approval, with_retries
 from dspex.modules.tools.process import run_in_process
 from dspex.modules.type_names import type_name
 from dspex.providers.messages import ToolSpec
 
 # Any: a tool takes and gives what its function does.
 Function: TypeAlias = Callable[..., Any]
-Arguments: TypeAlias = Mapping[str, Any]
 Approval: TypeAlias = Callable[["Tool", Arguments], Awaitable[bool | str]]
 Backend: TypeAlias = Literal["native", "python"]
 
@@ -170,21 +169,13 @@ class Tool:
             ToolFailedError: it raised an exception.
         """
         checked = self.check(arguments)
-        if self._approve is not None:
-            answer = await self._approve(self, arguments)
-            if answer is not True:
-                raise ToolDeniedError(
-                    self.name, answer if isinstance(answer, str) else ""
-                )
-        failures = 0
-        while True:
-            try:
-                async with self._slots:
-                    return await self._run_once(arguments, checked)
-            except ToolCallError:
-                failures += 1
-                if failures > self.retries:
-                    raise
+        await ask_approval(self.name, self, arguments, self._approve)
+
+        async def once() -> Any:  # Any: what it gives
+            async with self._slots:
+                return await self._run_once(arguments, checked)
+
+        return await with_retries(once, self.retries)
 
     async def _run_once(
         self, arguments: Arguments, checked: dict[str, Any]

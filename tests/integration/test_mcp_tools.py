@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,11 +15,13 @@ from dspex.modules import MCPServer, MCPTool, ReAct, ToolCallError
 from dspex.modules.tools.errors import (
     MCPServerDiedError,
     ToolArgumentsError,
+    ToolDefinitionError,
+    ToolDeniedError,
     ToolFailedError,
     ToolTimeoutError,
 )
 from dspex.runtime import ActorRef, Node, StartError, open_node
-from dspex.supervisors import ChildSpec, DynamicSupervisor
+from dspex.supervisors import ChildSpec, ChildStartError, DynamicSupervisor
 from dspex.testing import ScriptedLM
 
 SERVER = '''
@@ -38,8 +41,11 @@ def pid() -> int:
     return os.getpid()
 
 @server.tool()
-def fail(reason: str) -> str:
+def fail(reason: str, log: str = "") -> str:
     """Always fails."""
+    if log:
+        with open(log, "a") as file:
+            file.write("x")
     raise ValueError(reason)
 
 @server.tool()
@@ -48,6 +54,18 @@ async def slow() -> str:
     import anyio
     await anyio.sleep(30)
     return "late"
+
+@server.tool()
+def flaky(log: str) -> int:
+    """Fails once, then ends the server once, then works."""
+    with open(log, "a") as file:
+        file.write("x")
+    calls = os.stat(log).st_size
+    if calls == 1:
+        raise ValueError("not yet")
+    if calls == 2:
+        os._exit(3)
+    return calls
 
 @server.tool()
 def die() -> str:
@@ -61,7 +79,7 @@ server.run("stdio")
 
 @asynccontextmanager
 async def town(
-    tmp_path: Path, *, timeout: float = 20.0
+    tmp_path: Path, *, timeout: float = 20.0, **options: Any
 ) -> AsyncGenerator[tuple[Node, dict[str, MCPTool]]]:
     script = tmp_path / "town.py"
     script.write_text(SERVER)
@@ -69,7 +87,7 @@ async def town(
         supervisor = await node.start(DynamicSupervisor(intensity=10))
 
         def build() -> MCPServer:
-            return MCPServer([sys.executable, str(script)], timeout=timeout)
+            return MCPServer([sys.executable, str(script)], timeout=timeout, **options)
 
         spec = ChildSpec("town", build, name="town")
         await supervisor.call(DynamicSupervisor.start_child, spec, timeout=60)
@@ -93,7 +111,7 @@ def is_running(pid: int) -> bool:
 
 
 async def test_tools_have_schema_run_and_fail_as_typed_errors(tmp_path: Path) -> None:
-    async with town(tmp_path, timeout=3.0) as (_, tools):
+    async with town(tmp_path, timeout=1.0) as (_, tools):
         assert tools["add"].usage == "add(a: integer, b: integer)"
         assert tools["add"].description == "Add two numbers."
         assert await tools["add"].run({"a": 2, "b": 3}) == 5
@@ -122,6 +140,48 @@ async def test_the_death_of_the_server_is_an_observation_and_it_comes_back(
         with pytest.raises(ToolCallError):
             await tools["add"].run({"a": 1, "b": 1})
         assert await tools["add"].run({"a": 1, "b": 1}) == 2
+
+
+async def test_only_tools_named_idempotent_are_retried_after_a_death_too(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "calls"
+    async with town(tmp_path, retries=2, idempotent=["flaky"]) as (_, tools):
+        assert await tools["flaky"].run({"log": str(log)}) == 3
+        once = tmp_path / "once"
+        with pytest.raises(ToolFailedError):
+            await tools["fail"].run({"reason": "x", "log": str(once)})
+    assert (log.read_text(), once.read_text()) == ("xxx", "x")
+
+
+async def test_approval_is_asked_before_anything_is_sent(tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    asked: list[tuple[str, object]] = []
+
+    async def approve(tool: MCPTool, arguments: Mapping[str, Any]) -> bool | str:
+        asked.append((tool.name, dict(arguments)))
+        if tool.name == "fail":
+            raise KeyError("no such policy")
+        return tool.name == "add" or "writes files"
+
+    async with town(tmp_path, approve=approve) as (_, tools):
+        assert await tools["add"].run({"a": 2, "b": 3}) == 5
+        with pytest.raises(ToolArgumentsError):
+            await tools["add"].run({"a": 2})
+        with pytest.raises(ToolDeniedError, match="was not allowed: writes files"):
+            await tools["flaky"].run({"log": str(log)})
+        with pytest.raises(ToolDeniedError, match="approval could not be asked for"):
+            await tools["fail"].run({"reason": "x"})
+    assert not log.exists()
+    assert [name for name, _ in asked] == ["add", "flaky", "fail"]
+
+
+async def test_what_cannot_be_retried_fails_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ToolDefinitionError, match="idempotent="):
+        MCPServer(["server"], retries=1)
+    with pytest.raises(ChildStartError, match="'ad' is no tool of 'town'"):
+        async with town(tmp_path, retries=1, idempotent=["ad"]):
+            raise AssertionError("it started")
 
 
 async def test_an_agent_uses_the_tools(tmp_path: Path) -> None:

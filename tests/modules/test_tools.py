@@ -206,6 +206,24 @@ async def test_approval_hook_can_refuse(answer: bool | str, problem: str) -> Non
     assert not ran
 
 
+async def test_an_approval_hook_that_raises_is_no_yes_and_hurts_no_neighbour() -> None:
+    async def approve(asked: Tool, arguments: Any) -> bool:
+        raise KeyError("no such policy")
+
+    ran: list[int] = []
+
+    async def act() -> None:
+        ran.append(1)
+
+    guarded = Tool(act, approve=approve)
+    async with open_node() as node:
+        registry = await node.start(ToolRegistry({"act": guarded}))
+        with pytest.raises(ToolDeniedError, match="approval could not be asked for"):
+            await registry.call(ToolRegistry.run_tool, "act", {})
+        assert registry.is_alive
+    assert ran == []
+
+
 def test_what_cannot_be_a_tool_says_why() -> None:
     def by_position(a: int, /) -> None: ...
 
