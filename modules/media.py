@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pydantic
 
-from dspex.providers.messages import ImagePart
+from dspex.providers.parts import ImagePart
 
 
 class Image(pydantic.BaseModel):

@@ -40,18 +40,16 @@ from dspex.providers.limits import Limits
 from dspex.providers.lm import LM, Capabilities
 from dspex.providers.messages import (
     Choice,
-    FilePart,
-    ImagePart,
     Message,
     OutputSchema,
     Request,
     Response,
-    TextPart,
     ToolCall,
     ToolSpec,
     Usage,
 )
 from dspex.providers.openai import OpenAI
+from dspex.providers.parts import FilePart, ImagePart, TextPart
 from dspex.providers.prices import Price, read_prices
 from dspex.providers.retries import RetryPolicy
 from dspex.providers.streams import (

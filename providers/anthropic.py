@@ -17,7 +17,9 @@ from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
 from dspex.providers.limiter import Limiter
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import FilePart, JSONObject, Message, Part, Request
+from dspex.providers.messages import Message, Request
+from dspex.providers.parts import FilePart, Part
+from dspex.providers.plain_json import JSONObject
 from dspex.providers.retries import RetryPolicy
 from dspex.providers.streams import Decoded, StreamDecoder
 

@@ -1,15 +1,20 @@
 """A circuit breaker: a model that keeps failing is left alone for a while."""
 
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from enum import Enum
 
 import trio
 
-from dspex.providers.errors import BreakerOpenError, ProviderError, RateLimitError
+from dspex.providers.errors import (
+    BreakerOpenError,
+    ProviderError,
+    ProviderTimeoutError,
+    RateLimitError,
+)
 from dspex.providers.lm import Wrapper
 from dspex.providers.messages import Message, Request, Response
-from dspex.providers.streams import ResponseStream, StreamingLM
+from dspex.providers.streams import Delta, ResponseStream, StreamingLM
 from dspex.runtime.log import get_logger
 
 _log = get_logger()
@@ -48,13 +53,17 @@ class Circuit:
             return None
         return max(left, 0.0)
 
-    def succeeded(self, era: int) -> None:
-        """Close: the model answers."""
-        if era != self.era:
-            return
-        self._failures = 0
-        if self.state is BreakerState.HALF_OPEN:
+    def began(self, era: int) -> int:
+        """Close if this is the probe: the model answers; give the era for its end."""
+        if era == self.era and self.state is BreakerState.HALF_OPEN:
             self._change(BreakerState.CLOSED)
+            return self.era
+        return era
+
+    def succeeded(self, era: int) -> None:
+        """Close, and forget the failures: the model has answered."""
+        if self.began(era) == self.era:
+            self._failures = 0
 
     def failed(self, era: int, now: float) -> bool:
         """Count a failure; tell whether it opened the breaker.
@@ -87,8 +96,9 @@ class Breaker(Wrapper[StreamingLM]):
     For `open_seconds` every call fails at once with BreakerOpenError; then a single
     call is let through, and its end closes the breaker or opens it again. Only what
     a later call may not suffer counts: timeouts, broken connections, errors of the
-    server; not a 429, nor a request that is wrong. Clients that share the model
-    share the breaker by sharing this object.
+    server, a stream that breaks off; not a 429, a request that is wrong, nor what
+    happens to the reader of a stream. A stream closes the breaker when it begins.
+    Clients that share the model share the breaker by sharing this object.
     """
 
     def __init__(
@@ -134,10 +144,33 @@ class Breaker(Wrapper[StreamingLM]):
             ProviderError: there is no answer; its subclass and attributes say why.
         """
         era = self._admit()
-        with self._watched(era):
-            async with self._lm.stream(request, timeout=timeout) as stream:
-                self._circuit.succeeded(era)
-                yield stream
+        async with AsyncExitStack() as exits:
+            with self._watched(era):
+                stream = await exits.enter_async_context(
+                    self._lm.stream(request, timeout=timeout)
+                )
+            era = self._circuit.began(era)
+            is_broken = False
+
+            async def more() -> Sequence[Delta]:
+                nonlocal is_broken
+                try:
+                    async for delta in stream:
+                        return (delta,)
+                except ProviderError as error:
+                    is_broken = True
+                    self._failed(era, error)
+                    raise
+                seen.complete(stream.response)
+                return ()
+
+            seen = ResponseStream((), more)
+            try:
+                yield seen
+            finally:
+                # Whatever the reader met, the model did as it was asked.
+                if not is_broken:
+                    self._circuit.succeeded(era)
 
     def _admit(self) -> int:
         seconds = self._circuit.admit(trio.current_time())
@@ -156,12 +189,22 @@ class Breaker(Wrapper[StreamingLM]):
         try:
             yield
         except ProviderError as error:
-            if error.retryable and not isinstance(error, RateLimitError):
-                if self._circuit.failed(era, trio.current_time()):
-                    _log.warning("breaker_opened", model=self.name, reason=str(error))
+            if _is_failure(error):
+                self._failed(era, error)
             else:
                 self._circuit.gave_up(era)
             raise
         except BaseException:
             self._circuit.gave_up(era)
             raise
+
+    def _failed(self, era: int, error: ProviderError) -> None:
+        if self._circuit.failed(era, trio.current_time()):
+            _log.warning("breaker_opened", model=self.name, reason=str(error))
+
+
+def _is_failure(error: ProviderError) -> bool:
+    """Whether a later call may not suffer it."""
+    if isinstance(error, ProviderTimeoutError) and error.is_limited:
+        return False
+    return error.retryable and not isinstance(error, RateLimitError)

@@ -143,9 +143,14 @@ class ConnectionFailedError(ProviderError):
 
 
 class ProviderTimeoutError(ProviderError):
-    """The call's deadline passed before it had an answer."""
+    """The call's deadline passed before it had an answer.
+
+    `is_limited` tells that it passed while a limiter let the call wait: that says
+    nothing about the provider.
+    """
 
     retryable = True
+    is_limited = False
     remedy = "give it a longer timeout, or send it less at once"
 
 

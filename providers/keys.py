@@ -17,7 +17,8 @@ def read_key(
 ) -> SecretStr:
     """Give the key that was passed or, when none was, that of the environment.
 
-    An empty key means that the server wants none.
+    An empty key that was passed means that the server wants none; an empty variable is
+    a mistake of who set it.
 
     Raises:
         MissingKeyError: neither is there.
@@ -25,9 +26,10 @@ def read_key(
     """
     if given is None:
         given = os.environ.get(variable)
-        if given is None:
+        if given is None or not given.strip():
+            which = "" if given is None else f", and {variable} is empty"
             raise MissingKeyError(
-                "no API key was given",
+                f"no API key was given{which}",
                 provider=provider,
                 remedy=f"pass api_key=, or set {variable}",
             )

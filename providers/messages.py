@@ -8,120 +8,22 @@ requests, in any process.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import msgspec
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from dspex.providers.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance as _Dataclass
-else:
-    _Dataclass = object
+from dspex.providers.parts import Content, Part
+from dspex.providers.plain_json import FromJSON, JSONObject
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal[
     "stop", "length", "tool_calls", "content_filter", "refusal", "other"
 ]
-# Plain JSON: what its values are is up to whoever wrote it.
-JSONObject: TypeAlias = dict[str, Any]
-
-
-class _FromJSON(_Dataclass):
-    """Reading from plain JSON, for the dataclasses below."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    @classmethod
-    def from_json(cls, data: object) -> Self:
-        """Build the value from what `to_json` gave; missing keys take the default.
-
-        Raises:
-            InvalidRequestError: a key is missing, unknown or of the wrong type.
-        """
-        try:
-            value: Self = _adapter(cls).validate_python(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join([cls.__name__, *map(str, first["loc"])])
-            raise InvalidRequestError(
-                where, first["input"], f"is not valid: {first['msg']}"
-            ) from error
-        return value
-
-
-@cache
-def _adapter(cls: type) -> TypeAdapter[Any]:  # Any: one adapter for each dataclass
-    return TypeAdapter(cls)
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart(_FromJSON):
-    """Text in a message of several parts."""
-
-    text: str
-    type: Literal["text"] = field(default="text", kw_only=True)
-
-    def to_json(self) -> JSONObject:
-        """Give the part as plain JSON."""
-        return {"type": "text", "text": self.text}
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePart(_FromJSON):
-    """An image, by `url` or as base64 `data` with its `media_type`."""
-
-    url: str | None = None
-    data: str | None = None
-    media_type: str | None = None
-    detail: str | None = None
-    type: Literal["image"] = field(default="image", kw_only=True)
-
-    def __post_init__(self) -> None:
-        if (self.url is None) == (self.data is None):
-            raise InvalidRequestError("image", self, "needs either url or data")
-        if self.data is not None and self.media_type is None:
-            raise InvalidRequestError("image", self, "needs media_type with its data")
-
-    def to_json(self) -> JSONObject:
-        """Give the part as plain JSON."""
-        return {
-            "type": "image",
-            "url": self.url,
-            "data": self.data,
-            "media_type": self.media_type,
-            "detail": self.detail,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart(_FromJSON):
-    """A file as base64 `data`, with its `media_type` and `filename`."""
-
-    data: str
-    media_type: str
-    filename: str | None = None
-    type: Literal["file"] = field(default="file", kw_only=True)
-
-    def to_json(self) -> JSONObject:
-        """Give the part as plain JSON."""
-        return {
-            "type": "file",
-            "data": self.data,
-            "media_type": self.media_type,
-            "filename": self.filename,
-        }
-
-
-Part: TypeAlias = TextPart | ImagePart | FilePart
-Content: TypeAlias = str | tuple[Annotated[Part, Field(discriminator="type")], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall(_FromJSON):
+class ToolCall(FromJSON):
     """A call of a tool by the model; `arguments` is the JSON text it wrote."""
 
     id: str
@@ -134,7 +36,7 @@ class ToolCall(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolSpec(_FromJSON):
+class ToolSpec(FromJSON):
     """A tool the model may call; `parameters` is the JSON schema of its arguments."""
 
     name: str
@@ -151,7 +53,7 @@ class ToolSpec(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputSchema(_FromJSON):
+class OutputSchema(FromJSON):
     """The JSON schema the answer must follow."""
 
     name: str
@@ -164,7 +66,7 @@ class OutputSchema(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class Message(_FromJSON):
+class Message(FromJSON):
     """One turn of a conversation.
 
     A `tool` message is the result of the call `tool_call_id`.
@@ -222,7 +124,7 @@ class Message(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class Request(_FromJSON):
+class Request(FromJSON):
     """One model call: the messages, and how the answer shall be made.
 
     `tool_choice` is "auto", "none", "required" or the name of a tool. `None` leaves a
@@ -322,7 +224,7 @@ class Request(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage(_FromJSON):
+class Usage(FromJSON):
     """Tokens of one or more calls; `a + b` sums them.
 
     `cached_tokens` are part of the input, `reasoning_tokens` part of the output.
@@ -358,7 +260,7 @@ class Usage(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(_FromJSON):
+class Choice(FromJSON):
     """One answer. `refusal` is what the model said when it would not answer."""
 
     text: str
@@ -377,7 +279,7 @@ class Choice(_FromJSON):
 
 
 @dataclass(frozen=True, slots=True)
-class Response(_FromJSON):
+class Response(FromJSON):
     """What a model answered: at least one choice, and what it took.
 
     `id` is the provider's; `seconds` counts from the call to its answer, with

@@ -13,8 +13,10 @@ from dspex.providers.http_model import DEFAULT_TIMEOUT, HTTPModel
 from dspex.providers.keys import read_key
 from dspex.providers.limiter import Limiter
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import JSONObject, Message, Part, Request
+from dspex.providers.messages import Message, Request
 from dspex.providers.openai_replies import ChunkDecoder, decode_reply
+from dspex.providers.parts import Part
+from dspex.providers.plain_json import JSONObject
 from dspex.providers.retries import RetryPolicy
 from dspex.providers.streams import Decoded, StreamDecoder
 

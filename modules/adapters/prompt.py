@@ -13,7 +13,8 @@ from dspex.modules.fields import Field
 from dspex.modules.media import History, Image
 from dspex.modules.plain import is_list
 from dspex.modules.signature import Inputs, Signature
-from dspex.providers.messages import Message, Part, Request, TextPart
+from dspex.providers.messages import Message, Request
+from dspex.providers.parts import Part, TextPart
 
 _CONSTRAINT_WORDS: Final[Mapping[str, str]] = {
     "gt": "more than {}",

@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from dspex.providers.errors import RateLimitError
+from dspex.providers.errors import ProviderTimeoutError, RateLimitError
 from dspex.providers.retries import RetryPolicy
 from dspex.runtime.log import get_logger
 
@@ -40,11 +40,12 @@ class Stopwatch(Protocol):
 async def outlast(call: Callable[[], Awaitable[T]], watch: Stopwatch) -> T:
     """Make a call, again while the provider refuses it for its rate.
 
-    The model's own retries come first; these waits are as long as the provider says,
-    or grow to 20 seconds.
+    A limiter that holds it until its deadline, as after a refusal, is the same. The
+    model's own retries come first; these waits are as long as the provider says, or
+    grow to 20 seconds.
 
     Raises:
-        RateLimitError: it was refused for PATIENCE_SECONDS, or the quota is spent.
+        ProviderError: it was refused for PATIENCE_SECONDS, or the quota is spent.
         Exception: whatever the call raises.
     """
     until = trio.current_time() + PATIENCE_SECONDS
@@ -52,7 +53,9 @@ async def outlast(call: Callable[[], Awaitable[T]], watch: Stopwatch) -> T:
         started = trio.current_time()
         try:
             return await call()
-        except RateLimitError as error:
+        except (RateLimitError, ProviderTimeoutError) as error:
+            if isinstance(error, ProviderTimeoutError) and not error.is_limited:
+                raise
             seconds = _WAITS.wait(refusals, error.retry_after)
             now = trio.current_time()
             if not error.retryable or now + seconds > until:

@@ -25,7 +25,6 @@ from dspex.providers import (
     StreamingLM,
     TextDelta,
     Transport,
-    http_model,
 )
 from dspex.runtime import open_node
 from dspex.testing import (
@@ -96,7 +95,7 @@ def provider(request: pytest.FixtureRequest) -> type[OpenAI] | type[Anthropic]:
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_model, "MAX_BODY_BYTES", 500_000)
+    monkeypatch.setattr("dspex.providers.endpoint.MAX_BODY_BYTES", 500_000)
     monkeypatch.setattr("dspex.providers.sse.MAX_EVENT_BYTES", 500_000)
 
 

@@ -3,8 +3,11 @@ import trio
 
 from dspex.providers import (
     Anthropic,
+    Breaker,
+    BreakerState,
     Limits,
     OpenAI,
+    ProviderTimeoutError,
     RateLimiter,
     RetryPolicy,
     SharedLimiter,
@@ -51,6 +54,32 @@ async def test_a_retry_after_pauses_every_client_of_the_key(
         assert statistics.running == 0
         for lm in lms:
             await lm.aclose()
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
+async def test_a_call_that_its_limiter_held_too_long_is_no_failure_of_the_model(
+    streaming: bool,
+) -> None:
+    async with open_fake_provider() as server, open_node() as node:
+        limiter = await node.start(RateLimiter(Limits()), name="key")
+        await limiter.call(RateLimiter.pause, 60)
+        shared = SharedLimiter(node.registry, "key")
+        async with OpenAI("m", api_key="k", base_url=server.url, limiter=shared) as lm:
+            breaker = Breaker(lm, failures=1)
+            problem = r"within 0\.05 s: its limiter let it wait"
+
+            async def ask() -> None:
+                if not streaming:
+                    await breaker.complete("x", timeout=0.05)
+                    return
+                async with breaker.stream("x", timeout=0.05):
+                    pass
+
+            with pytest.raises(ProviderTimeoutError, match=problem) as caught:
+                await ask()
+        assert caught.value.is_limited
+        assert breaker.state is BreakerState.CLOSED
+        assert server.requests == []
 
 
 async def test_a_provider_with_nothing_left_is_left_alone_until_its_reset() -> None:

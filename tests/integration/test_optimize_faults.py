@@ -16,7 +16,15 @@ from dspex.modules.optimizers import (
     exact_match,
 )
 from dspex.modules.optimizers.refusals import PATIENCE_SECONDS
-from dspex.providers import OpenAI, RateLimitError, Request
+from dspex.providers import (
+    Limits,
+    OpenAI,
+    RateLimiter,
+    RateLimitError,
+    Request,
+    SharedLimiter,
+)
+from dspex.runtime import open_node
 from dspex.testing import (
     Action,
     Answer,
@@ -90,9 +98,11 @@ async def test_f3_the_compile_command_goes_on_after_sigkill(tmp_path: Path) -> N
     assert facts["version"] == "zones@2"
 
 
-@pytest.mark.parametrize("retry_after", [None, 7, 60])
+@pytest.mark.parametrize(
+    ("retry_after", "is_limited"), [(None, False), (7, False), (60, False), (60, True)]
+)
 async def test_f3_a_minute_of_429_changes_nothing_of_what_a_compile_finds(
-    autojump_clock: trio.testing.MockClock, retry_after: int | None
+    autojump_clock: trio.testing.MockClock, retry_after: int | None, is_limited: bool
 ) -> None:
     autojump_clock.autojump_threshold = 0.005  # the provider's sockets are real
     refused_until = 0.0
@@ -115,8 +125,15 @@ async def test_f3_a_minute_of_429_changes_nothing_of_what_a_compile_finds(
     student = Predict("town -> zone")
     async with (
         open_fake_provider(refuses) as provider,
-        OpenAI("fake", base_url=f"{provider.url}/v1", api_key="k") as lm,
+        open_node() as node,
+        OpenAI(
+            "fake",
+            base_url=f"{provider.url}/v1",
+            api_key="k",
+            limiter=SharedLimiter(node.registry, "key") if is_limited else None,
+        ) as lm,
     ):
+        await node.start(RateLimiter(Limits()), name="key")
         usual = await optimizer.compile(student, data, lm=lm)
         score = (await evaluate(usual.program, lm=lm)).score
         began = trio.current_time()

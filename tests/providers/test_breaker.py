@@ -1,5 +1,6 @@
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -10,12 +11,17 @@ from dspex.providers import (
     Breaker,
     BreakerOpenError,
     BreakerState,
+    Capabilities,
+    Delta,
     Message,
+    PartialResponseError,
     ProviderError,
     RateLimitError,
     Request,
     Response,
+    ResponseStream,
     ServerError,
+    UnsupportedError,
 )
 from dspex.testing import ScriptedLM
 
@@ -177,3 +183,100 @@ async def test_streams_count_as_well() -> None:
     with pytest.raises(BreakerOpenError):
         async with breaker.stream("x"):
             pass
+
+
+class Breaking(ScriptedLM):
+    """Breaks every stream off after its first delta, as long as `is_down`."""
+
+    is_down = True
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        async with super().stream(request, timeout=timeout) as whole:
+            told = 0
+
+            async def more() -> Sequence[Delta]:
+                nonlocal told
+                async for delta in whole:
+                    told += 1
+                    if self.is_down and told > 1:
+                        raise PartialResponseError(
+                            "reset", provider="p", model="m", partial="the "
+                        )
+                    return (delta,)
+                stream.complete(whole.response)
+                return ()
+
+            stream = ResponseStream((), more)
+            yield stream
+
+
+async def test_streams_that_break_off_open_it_and_one_that_begins_closes_it(
+    autojump_clock: MockClock,
+) -> None:
+    lm = Breaking(lambda _: "the answer")
+    breaker = Breaker(lm, failures=3, open_seconds=10)
+    for _ in range(3):
+        assert breaker.state is BreakerState.CLOSED
+        with pytest.raises(PartialResponseError):
+            async with breaker.stream("x") as stream:
+                await stream.read()
+    with pytest.raises(BreakerOpenError):
+        async with breaker.stream("x"):
+            pass
+    await trio.sleep(10)
+    lm.is_down = False
+    async with breaker.stream("x") as stream:
+        assert breaker.state is BreakerState.CLOSED
+        assert (await stream.read()).text == "the answer"
+
+
+@pytest.mark.parametrize("mishap", [DOWN, ValueError("mine"), "cancelled", "left"])
+async def test_what_happens_to_the_reader_of_a_stream_is_not_the_models_failure(
+    mishap: Exception | str,
+) -> None:
+    breaker = Breaker(ScriptedLM(lambda _: "the answer"), failures=1)
+
+    async def read_a_little() -> None:
+        with trio.CancelScope() as scope:
+            async with breaker.stream("x") as stream:
+                await stream.__anext__()
+                if isinstance(mishap, Exception):
+                    raise mishap
+                if mishap == "cancelled":
+                    scope.cancel()
+                    await trio.lowlevel.checkpoint()
+
+    for _ in range(3):
+        with contextlib.suppress(ServerError, ValueError):
+            await read_a_little()
+        assert breaker.state is BreakerState.CLOSED
+
+
+async def test_a_request_that_the_model_cannot_take_is_not_its_failure() -> None:
+    lm = ScriptedLM(lambda _: "ok", capabilities=Capabilities(max_n=1, streaming=True))
+    breaker = Breaker(lm, failures=1)
+    for _ in range(3):
+        with pytest.raises(UnsupportedError):
+            async with breaker.stream(Request((Message.user("x"),), n=2)):
+                pass
+        with pytest.raises(UnsupportedError):
+            await breaker.complete(Request((Message.user("x"),), n=2))
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_a_stream_left_early_between_failures_begins_the_count_anew() -> None:
+    model = Model()
+    breaker = Breaker(model.lm, failures=2)
+    for _ in range(3):
+        model.error = DOWN
+        await fail(breaker, ServerError, 1)
+        model.error = None
+        async with breaker.stream("x"):
+            pass
+    assert breaker.state is BreakerState.CLOSED

@@ -33,11 +33,15 @@ def test_a_model_that_is_none_is_told(text: str) -> None:
         read_lm(text, base_url=None, timeout=5)
 
 
+@pytest.mark.parametrize("value", [None, "", " \n"])
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_a_key_that_is_missing_is_named(
-    provider: str, monkeypatch: pytest.MonkeyPatch
+def test_a_key_that_is_missing_or_empty_is_named(
+    provider: str, value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variable = f"{provider.upper()}_API_KEY"
     monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(MissingKeyError, match=variable):
+    if value is not None:
+        monkeypatch.setenv(variable, value)
+    problem = f"set {variable}$" if value is None else f"{variable} is empty"
+    with pytest.raises(MissingKeyError, match=problem):
         read_lm(f"{provider}:m", base_url=None, timeout=5)
