@@ -69,7 +69,11 @@ class ActorHost(RelatedProcess):
         """Take the first message that is wanted; leave the others in order."""
 
         def matches(envelope: Envelope) -> bool:
-            return isinstance(envelope, Info) and wanted(envelope.message)
+            return (
+                isinstance(envelope, Info)
+                and not self.is_taken_back(envelope.message)
+                and wanted(envelope.message)
+            )
 
         with trio.fail_after(timeout):
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -119,9 +119,11 @@ class Node:
                     await process.wait_started()
                 if process.is_alive and not process.is_serving:
                     process.start_error = StartTimeoutError(process.name, timeout)
+                    if parent is not None:
+                        cast("Process", parent).unlink(ref)
                     await process.end(0)
         except trio.Cancelled:
-            process.kill()
+            process.end_with_starter()
             with trio.CancelScope(shield=True):
                 await process.wait_dead()
             raise

@@ -237,8 +237,8 @@ class Process(ActorHost):
         if isinstance(envelope, Info):
             message = envelope.message
             if isinstance(message, Down):
-                if self._watching is None or message.monitor not in self._watching:
-                    return None  # demonitored meanwhile
+                if self._watching is None or self.is_taken_back(message):
+                    return None
                 del self._watching[message.monitor]
             actor = self.actor
             work: Coroutine[Any, Any, object]  # Any: trio's own traps
@@ -351,7 +351,8 @@ class Process(ActorHost):
         self.exit_reason = reason
         for registry, registered in self._names:
             registry.unregister(registered, self.ref)
-        if not was_serving and self.start_error is None:
+        ended_in_init = not was_serving and self.start_error is None
+        if ended_in_init:
             self.start_error = StartError(self.name, reason)
         if was_serving and not (is_orderly(reason) or reason == KILLED):
             report_crash(self.actor, self.name, reason, self._handling)
@@ -364,12 +365,12 @@ class Process(ActorHost):
             for number, watched in self._watching.items():
                 if watched._monitors is not None:
                     watched._monitors.pop(number, None)
+        self._tell_links(reason, but_the_starter=ended_in_init)
         if self._monitors:
             for number, watcher in self._monitors.items():
                 watcher.mailbox.put_signal(Info(Down(number, self.ref, reason)))
         if self.node.telemetry.listeners:
             self.node.telemetry.emit(ActorExited(self.ref, reason))
-        self._tell_links(reason)
         self.node.forget(self)
         self._handling = None
         self._monitors = self._watching = self._deferred = None

@@ -189,7 +189,9 @@ class ProcessState:
             else:
                 ref = sender.ref if isinstance(sender, ProcessState) else None
                 self.mailbox.put_signal(Info(Exit(ref, reason)))
-        elif sender is self or not (isinstance(reason, str) and reason == NORMAL):
+        elif self._signal_reason is None and (
+            sender is self or not (isinstance(reason, str) and reason == NORMAL)
+        ):  # the first signal is the one it ends with
             self._end_now(reason)
 
     def kill(self) -> None:

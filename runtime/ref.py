@@ -272,11 +272,15 @@ class ActorRef(Generic[ActorT]):
             NoProcessError: it is dead already.
             CallTimeoutError: it has not ended within `timeout` seconds.
             CalleeExitedError: it ended with another reason.
+            CallingSelfError: from the actor's own handler; see `Actor.stop`.
         """
         port = self.port
         if not port.is_alive:
             await trio.lowlevel.checkpoint()
             raise NoProcessError(port.name)
+        if port.task is current_task():
+            await trio.lowlevel.checkpoint()
+            raise CallingSelfError(port.name)
         port.mailbox.put_system(Stop(reason))
         with trio.move_on_after(timeout):
             if await port.wait_dead() != reason:

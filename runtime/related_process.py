@@ -18,6 +18,7 @@ from dspex.runtime.messages import Down
 from dspex.runtime.process_state import DeathWaiter, ProcessState
 from dspex.runtime.reasons import (
     NOPROC,
+    NORMAL,
     SHUTDOWN,
     ExitReason,
 )
@@ -29,6 +30,18 @@ class RelatedProcess(ProcessState):
     """A process that others are linked to, watch, start and wait for."""
 
     __slots__ = ()
+
+    def end_with_starter(self) -> None:
+        """End, for who starts it has given up; with the reason that ends that one.
+
+        One that traps exits is killed: in its init it cannot hear of it.
+        """
+        starter = self.parent
+        reason = None if starter is None else starter._signal_reason
+        if starter is None or reason in (None, NORMAL) or self.actor.trap_exit:
+            self.kill()
+        else:
+            self.link_signal(reason, starter)
 
     def _peer(self, ref: ActorRef[Any]) -> "RelatedProcess":  # Any: of every class
         return cast("RelatedProcess", self.node.process_of(ref))
@@ -108,12 +121,21 @@ class RelatedProcess(ProcessState):
         if peer is not None and peer._monitors is not None:
             peer._monitors.pop(monitor, None)
 
-    def _tell_links(self, reason: ExitReason) -> None:
+    def is_taken_back(self, message: object) -> bool:
+        """Whether it is the Down of a monitor that was taken back since."""
+        return isinstance(message, Down) and message.monitor not in (
+            self._watching or ()
+        )
+
+    def _tell_links(self, reason: ExitReason, *, but_the_starter: bool) -> None:
         links, self._links = self._links, None
         parent = cast("RelatedProcess | None", self.parent)
         if self._is_parent_linked and parent is not None:
             parent._drop_link(self)
-            parent.link_signal(reason, self)
+            # What `proc_lib:start_link` takes out of the starter's mailbox: it hears
+            # of the end by the failed start.
+            if not (but_the_starter and parent.actor.trap_exit):
+                parent.link_signal(reason, self)
         for peer in links or ():
             cast("RelatedProcess", peer)._drop_link(self)
             peer.link_signal(reason, self)
