@@ -1,10 +1,13 @@
 """Every fault of the fake server, with both APIs, streaming or not."""
 
 import random
+from bisect import bisect_left
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from dspex.providers import (
     Anthropic,
@@ -174,37 +177,92 @@ async def test_a_stream_that_fails_later_keeps_what_came(
     assert len(server.requests) == 1
 
 
-async def test_a_server_that_is_gone_for_a_while_is_waited_for_without_a_stampede(
-    provider: type[OpenAI] | type[Anthropic],
-) -> None:
-    answers: list[str] = []
-    arrivals: list[float] = []
-    patient = RetryPolicy(attempts=30, first_wait=0.1, longest_wait=2.0)
+CALLERS = 200
 
-    def arrive(_: ProviderRequest) -> Action:
-        arrivals.append(trio.current_time())
-        return Answer()
+
+class Back:
+    """A server that is gone, or answers 503, for 5 s; knows who came when."""
+
+    def __init__(self) -> None:
+        self.since = trio.current_time() + 5
+        self.early: list[float] = []
+        self.late: list[float] = []
+
+    def __call__(self, _: ProviderRequest) -> Action:
+        now = trio.current_time()
+        if now < self.since:
+            self.early.append(now)
+            return Fail(503)
+        self.late.append(now)
+        return Answer(delay=0.5)
+
+    @asynccontextmanager
+    async def opened(self, *, is_gone: bool) -> AsyncGenerator[FakeProvider]:
+        """Serve; `is_gone` lets nobody connect before it is back."""
+        async with open_fake_provider(self) as first:
+            port = int(first.url.split(":")[2].split("/")[0])
+            if not is_gone:
+                yield first
+                return
+        async with trio.open_nursery() as nursery:
+            second = FakeProvider(self, first.url)
+
+            async def come_back() -> None:
+                await trio.sleep_until(self.since)
+                await trio.serve_tcp(second.serve, port, host="127.0.0.1", backlog=4096)
+
+            nursery.start_soon(come_back)
+            yield second
+            nursery.cancel_scope.cancel()
+
+
+def most_within(times: list[float], seconds: float) -> int:
+    """Give how many came in the busiest window of that length."""
+    return max(bisect_left(times, at + seconds) - n for n, at in enumerate(times))
+
+
+@pytest.mark.parametrize(
+    ("provider", "is_gone", "concurrency"),
+    [(OpenAI, True, None), (Anthropic, False, None), (OpenAI, False, 10)],
+)
+async def test_a_server_that_is_down_for_a_while_is_waited_for_without_a_stampede(
+    autojump_clock: trio.testing.MockClock,
+    provider: type[OpenAI] | type[Anthropic],
+    is_gone: bool,
+    concurrency: int | None,
+) -> None:
+    """On a clock of its own: on a busy machine overdue callers come at once."""
+    patient = RetryPolicy(attempts=40, first_wait=0.1, longest_wait=2.0)
+    back = Back()
+    answers: list[str] = []
 
     async def ask_one() -> None:
-        answers.append((await lm.complete("x", timeout=40)).text)
+        answers.append((await lm.complete("x", timeout=60)).text)
 
-    async with open_fake_provider() as first:
-        port = int(first.url.split(":")[2].split("/")[0])
-        lm = provider("m", api_key="k", base_url=first.url, retries=patient)
-        await lm.complete("x")
-    async with lm, trio.open_nursery() as nursery:
-        for _ in range(200):
-            nursery.start_soon(ask_one)
-        await trio.sleep(5.0)
-        async with open_fake_provider(port=port) as second:
-            second.plan(arrive)
-            with trio.fail_after(20):
-                while len(answers) < 200:
-                    await trio.sleep(0.01)
-    assert answers == ["ok"] * 200
-    assert len(arrivals) == 200
-    # They come back spread over their waits of up to 2 s: 10 would, in 0.1 s.
-    assert sum(time < arrivals[0] + 0.1 for time in arrivals) < 100
+    async with (
+        open_node() as node,
+        back.opened(is_gone=is_gone) as server,
+        provider(
+            "m",
+            api_key="k",
+            base_url=server.url,
+            retries=patient,
+            limiter=SharedLimiter(node.registry, "key"),
+        ) as lm,
+    ):
+        await node.start(RateLimiter(Limits(concurrency=concurrency)), name="key")
+        async with trio.open_nursery() as nursery:
+            for _ in range(CALLERS):
+                nursery.start_soon(ask_one)
+    assert answers == ["ok"] * CALLERS
+    assert len(back.late) == CALLERS
+    # Once the waits have grown to 2 s, a caller comes once a second: 20 in 0.1 s, of
+    # which 45 are 5 standard deviations too many. Nothing brings them together.
+    settled = [at for at in back.early if at > back.since - 2]
+    assert most_within([*settled, *back.late], 0.1) < 45
+    if concurrency is not None:
+        # This is certain, and not by chance.
+        assert server.most_open_connections <= concurrency
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
