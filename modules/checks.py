@@ -17,6 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from dspex.modules.call import Call, Feedback, TraceStep, current_call
 from dspex.modules.errors import AssertionFailedError, FailedAttempt
+from dspex.modules.exits import TryAgain
 from dspex.modules.prediction import Prediction
 
 _K = TypeVar("_K")
@@ -25,13 +26,6 @@ MAX_RETRIES = 2
 
 # True or None: good; False or a text: not, and why.
 Check: TypeAlias = Callable[[Prediction], bool | str | None]
-
-
-class TryAgain(BaseException):
-    """Raised by a failed check: run the forward again, with what is remembered.
-
-    No Exception, so that a forward's own `except Exception` does not stop it.
-    """
 
 
 def ensure(

@@ -15,6 +15,7 @@ DspexError
 ├── UnknownModuleError         a program names a module that there is not
 ├── ConfigError                a setting of a predictor is unknown or out of range
 ├── AssertionFailedError       an `ensure` or a check did not hold, retries included
+├── CodeExitError              a forward or metric called sys.exit(), or the like
 └── ForwardError               a module's forward has no result
     ├── ForwardResultError     it returned something else than a prediction
     ├── ForwardQueueFullError  too many wait for their turn
@@ -28,6 +29,7 @@ from typing import Any
 
 from dspex.providers.messages import Usage
 from dspex.runtime.errors import DspexError
+from dspex.runtime.reasons import describe
 
 # Long values make errors unreadable; the attribute keeps the whole.
 _SHOWN = 200
@@ -284,6 +286,17 @@ class ConfigError(DspexError):
         super().__init__(f"setting {name!r} = {shorten(value)} {problem}")
         self.name = name
         self.value = value
+
+
+class CodeExitError(DspexError):
+    """A user's code raised SystemExit, or what else is no Exception."""
+
+    def __init__(self, what: str, cause: BaseException) -> None:
+        super().__init__(
+            f"{what} raised {describe(cause)}, which would have ended the whole "
+            "process: raise an exception instead"
+        )
+        self.what = what
 
 
 class ForwardError(DspexError):

@@ -11,6 +11,7 @@ from dspex.modules.adapters.text_adapter import NOTHING_FOUND
 from dspex.modules.call import Answer, Call
 from dspex.modules.errors import AdapterParseError, Attempt
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
+from dspex.modules.run_lm import RunLM
 from dspex.modules.signature import Signature
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Request, Response, Usage
@@ -108,7 +109,7 @@ class Exchange:
 
     async def _complete_one(self, request: Request) -> Response:
         effects = self.call.effects
-        if effects is None:
+        if effects is None or isinstance(self.lm, RunLM):
             return await self.lm.complete(request)
         fingerprint = f"{self.lm.name} {request.fingerprint()}"
         return await effects.perform(fingerprint, lambda: self.lm.complete(request))

@@ -7,8 +7,9 @@ import trio
 
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.call import Effects, begin_call, end_call, keep_trace
-from dspex.modules.checks import TryAgain, wants_another_pass
+from dspex.modules.checks import wants_another_pass
 from dspex.modules.errors import ForwardResultError
+from dspex.modules.exits import refuse_exit
 from dspex.modules.plain import is_list, is_object
 from dspex.modules.prediction import Prediction
 from dspex.modules.signature import Inputs, Signature
@@ -61,6 +62,7 @@ class Module:
 
         Raises:
             AssertionFailedError: an `ensure` in it did not hold, retries included.
+            CodeExitError: forward called sys.exit(), or the like.
             ForwardResultError: forward gave neither a Prediction nor a mapping.
             Exception: whatever forward raises.
         """
@@ -71,9 +73,10 @@ class Module:
                 try:
                     found = await self.forward(**inputs)
                     break
-                except (TryAgain, BaseExceptionGroup) as error:
+                except BaseException as error:
                     # The outermost forward runs again for as long as a check asks.
                     if call.parent is not None or not wants_another_pass(error):
+                        refuse_exit(f"the forward of {type(self).__name__}", error)
                         raise
                 call.memory.start_pass()
             if isinstance(found, Mapping):

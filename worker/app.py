@@ -1,20 +1,16 @@
 """Runtime: programs, loaded and run on a supervision tree."""
 
 import math
-from collections import Counter
 from collections.abc import (
     AsyncGenerator,
-    Generator,
     Iterable,
     Mapping,
 )
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import trio
 
-from dspex.modules.errors import UnknownModuleError
 from dspex.modules.module import Module
 from dspex.modules.module_registry import ModuleRef, ModuleRegistry
 from dspex.providers.lm import LM
@@ -24,35 +20,28 @@ from dspex.runtime.engine import (
     Engine,
     Plan,
     Program,
-    ProgramError,
     Run,
     RunJournal,
     StepInFlight,
-    make_plan,
+    StepRecord,
 )
 from dspex.runtime.journal import (
     Journal,
     RunRow,
 )
-from dspex.runtime.log import get_logger
 from dspex.supervisors import (
-    DynamicSupervisor,
     Supervisor,
     TreeNode,
     supervision_tree,
 )
 from dspex.supervisors.child_spec import Restart
 from dspex.worker.durable import RUNS, DurableDesk
-from dspex.worker.errors import NoStoreError, ProgramNotFoundError
+from dspex.worker.errors import NoStoreError
 from dspex.worker.event_cursor import EventCursor
+from dspex.worker.loaded_programs import LoadedPrograms
 from dspex.worker.run_spans import run_span
 from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, watched_run
-
-MODULES: Final = "modules"
-"""The supervisor of the actors of native steps."""
-
-log = get_logger()
 
 
 class Runtime:
@@ -76,11 +65,8 @@ class Runtime:
         self.modules = modules
         self._engine = engine
         self._desk = desk
-        self._plans: dict[str, Plan] = {}
-        self._served: dict[str, Program] = {}
-        self._users: Counter[str] = Counter()
         self._stored: dict[tuple[str, int], Program] = {}
-        self._preparing = trio.Lock()
+        self._loaded = LoadedPrograms(node.registry, engine.backends, table)
 
     async def start(
         self,
@@ -109,20 +95,12 @@ class Runtime:
         Raises:
             ProgramError: the program cannot be run as written.
         """
-        known = self._plans.get(program.digest)
-        if known is not None:
-            return known
-        return make_plan(program, self._engine.backends, actors=self._actors(program))
+        return self._loaded.plan(program)
 
     def backend(self, name: str) -> Backend:
         """Give what runs the steps of that `backend`."""
         found = self._engine.backends[name]
         return found.inner if isinstance(found, WatchedBackend) else found
-
-    def _actors(self, program: Program) -> str:
-        """Give a prefix of its own to each version of a program that is loaded."""
-        taken = any(plan.program.name == program.name for plan in self.programs)
-        return f"{program.name}@{program.digest[:8]}" if taken else program.name
 
     async def load(self, program: Program) -> Plan:
         """Check a program and start what its steps need; `run` does it by itself.
@@ -133,30 +111,7 @@ class Runtime:
             ProgramError: the program cannot be run as written.
             StartError: an actor that it needs cannot be started.
         """
-        plan = await self._load(program)
-        self._served[program.name] = program
-        return plan
-
-    async def _load(self, program: Program) -> Plan:
-        known = self._plans.get(program.digest)
-        if known is not None:
-            return known
-        async with self._preparing:
-            known = self._plans.get(program.digest)
-            if known is not None:
-                return known
-            plan = self.plan(program)
-            for warning in plan.warnings:
-                log.warning("program_odd", program=program.name, reason=warning)
-            for name, step in program.steps.items():
-                backend = self._engine.backends[step.backend]
-                try:
-                    await backend.prepare(f"{plan.actors}/{name}", step)
-                except UnknownModuleError as error:
-                    place = program.place("steps", name, "module")
-                    raise ProgramError(str(error), place=place, step=name) from error
-            self._plans[program.digest] = plan
-            return plan
+        return await self._loaded.serve(program)
 
     def program(self, name: str) -> Program:
         """Give the program of that name that was loaded last.
@@ -164,15 +119,17 @@ class Runtime:
         Raises:
             ProgramNotFoundError: none has it.
         """
-        try:
-            return self._served[name]
-        except KeyError:
-            raise ProgramNotFoundError(name, tuple(self._served)) from None
+        return self._loaded.named(name)
 
     @property
     def served(self) -> tuple[Plan, ...]:
         """The plans that programs are run by when they are named: one for each name."""
-        return tuple(self._plans[it.digest] for it in self._served.values())
+        return self._loaded.served
+
+    @property
+    def programs(self) -> tuple[Plan, ...]:
+        """The plans of the loaded programs."""
+        return self._loaded.plans
 
     async def reload(self, programs: Iterable[Program]) -> dict[str, list[str]]:
         """Put these programs in the place of all that are served by name.
@@ -185,48 +142,7 @@ class Runtime:
             ProgramError: one cannot be run as written; then nothing has changed.
             StartError: an actor that one needs cannot be started; as above.
         """
-        wanted = {program.name: program for program in programs}
-        for program in wanted.values():
-            self.plan(program)
-        for program in wanted.values():
-            await self._load(program)
-        before, self._served = self._served, wanted
-        await self._end_unused()
-        both = [name for name in wanted if name in before]
-        return {
-            "added": [name for name in wanted if name not in before],
-            "changed": [name for name in both if wanted[name] != before[name]],
-            "removed": [name for name in before if name not in wanted],
-            "kept": [name for name in both if wanted[name] == before[name]],
-        }
-
-    async def _end_unused(self) -> None:
-        in_use = {it.program.digest for it in self.table.unfinished}
-        in_use |= {program.digest for program in self._served.values()}
-        modules: ActorRef[DynamicSupervisor] = await self.node.registry.wait_for(
-            MODULES
-        )
-        for digest, plan in list(self._plans.items()):
-            if digest in in_use or self._users[digest]:
-                continue
-            del self._plans[digest]
-            for step in plan.program.steps:
-                ref = self.node.registry.whereis(f"{plan.actors}/{step}")
-                if ref is not None:
-                    await modules.call(DynamicSupervisor.terminate_child, ref)
-
-    @contextmanager
-    def _use(self, plan: Plan) -> Generator[None]:
-        self._users[plan.program.digest] += 1
-        try:
-            yield
-        finally:
-            self._users[plan.program.digest] -= 1
-
-    @property
-    def programs(self) -> tuple[Plan, ...]:
-        """The plans of the loaded programs."""
-        return tuple(self._plans.values())
+        return await self._loaded.serve_only(programs)
 
     async def run(
         self,
@@ -260,7 +176,7 @@ class Runtime:
         if self._desk is not None:
             return await self.result(await self.submit(program, inputs))
         plan = await self.load(self._named(program))
-        with self._use(plan):
+        with self._loaded.using(plan):
             return await self._engine.run(plan, plan.check_inputs(inputs))
 
     async def submit(
@@ -304,12 +220,16 @@ class Runtime:
         Raises:
             RunNotFoundError: there is no such run, or it is long finished.
             RunCancelledError: it was cancelled.
+            StoreError: the store keeps it from going on. It is unfinished, and goes on
+                when the store can be written again.
             trio.TooSlowError: it has not ended within `timeout` seconds.
         """
-        with trio.fail_after(timeout):
-            if self._desk is not None:
-                return await self._desk.result(run)
-            record = await self.table.wait_finished(run)
+        if timeout != math.inf:
+            with trio.fail_after(timeout):
+                return await self.result(run)
+        if self._desk is not None:
+            return await self._desk.result(run)
+        record = await self.table.wait_finished(run)
         if record.run is not None:
             return record.run
         assert record.error is not None
@@ -406,25 +326,34 @@ class Runtime:
             self._stored[name, version] = known
         return self.plan(known)
 
-    async def execute_stored(self, row: RunRow, journal: RunJournal) -> Run:
+    async def execute_stored(
+        self, row: RunRow, journal: RunJournal, progress: dict[str, StepRecord]
+    ) -> Run:
         """Run what the store has; its steps become events of a record meanwhile."""
         plan = await self.stored_plan(row.program, row.version)
         record = self.table.adopt(row.id, plan.program, row.inputs, row.accepted_at)
+        record.progress = progress
         watched_run.set(record)
         structlog.contextvars.bind_contextvars(run=row.id)
-        with self._use(plan), run_span(row.id, row.program) as span:
-            plan = await self._load(plan.program)
+        with self._loaded.using(plan), run_span(row.id, row.program) as span:
+            plan = await self._loaded.prepare(plan.program)
             inputs = plan.check_inputs(row.inputs)
-            return span.ended(await self._engine.run(plan, inputs, journal=journal))
+            return span.ended(
+                await self._engine.run(plan, inputs, journal=journal, progress=progress)
+            )
 
     async def execute(self, record: RunRecord) -> Run:
         """Run what was accepted; what its steps do becomes events of the record."""
-        plan = await self._load(record.program)
+        plan = await self._loaded.prepare(record.program)
         watched_run.set(record)
         structlog.contextvars.bind_contextvars(run=record.id)
         inputs = plan.check_inputs(record.inputs)
         with run_span(record.id, record.program.name) as span:
-            return span.ended(await self._engine.run(plan, inputs, run_id=record.id))
+            return span.ended(
+                await self._engine.run(
+                    plan, inputs, run_id=record.id, progress=record.progress
+                )
+            )
 
     def _named(self, program: Program | str) -> Program:
         return self.program(program) if isinstance(program, str) else program

@@ -41,6 +41,9 @@ RUNS: Final = "runs"
 POLL_SECONDS: Final = 0.25
 _OWN_POLL_SECONDS: Final = 5.0
 
+# How long a cancelled run of this process may take to end.
+_END_SECONDS: Final = 5.0
+
 # Idempotency keys become run ids under this name.
 _KEYS: Final = uuid.UUID("5d0c5a0e-6f0b-5c57-9d84-2a6f0e4f7f2b")
 
@@ -125,6 +128,8 @@ class DurableDesk:
         Raises:
             RunNotFoundError: there is no such run.
             RunCancelledError: it was cancelled.
+            StoreError: the store keeps it from going on; it is not finished, and goes
+                on when the store can be written.
         """
         waiter = self._board.expect(run)
         try:
@@ -133,7 +138,9 @@ class DurableDesk:
                 with trio.move_on_after(poll):
                     await waiter.done.wait()
                 if waiter.run is not None:
-                    return waiter.run
+                    return _finished(waiter.run)
+                if waiter.fault is not None:
+                    raise waiter.fault
                 row = await self.journal.run(run)
                 if row.is_finished:
                     return await self.read(row)
@@ -154,10 +161,7 @@ class DurableDesk:
         if row.state == "succeeded":
             plan = await self.stored_plan(row.program, row.version)
             return Run(row.id, row.program, steps, plan.read_outputs(row.outputs))
-        error = _error(row)
-        if isinstance(error, RunCancelledError):
-            raise error
-        return Run(row.id, row.program, steps, {}, error)
+        return _finished(Run(row.id, row.program, steps, {}, stored_error(row)))
 
     async def cancel(self, run: str) -> None:
         """Cancel a run, whoever executes it; nothing happens to a finished one.
@@ -168,10 +172,17 @@ class DurableDesk:
         if await self.journal.cancel(run) is None:
             raise RunNotFoundError(run)
         ref: ActorRef[DurableRuns] | None = self._registry.whereis(RUNS)
-        if ref is not None:
-            # Else it learns of it with its next write, or at its next start.
+        if ref is None:
+            return  # it learns of it with its next write, or at its next start
+        waiter = self._board.expect(run)
+        try:
             with suppress(CallError):
                 await ref.call(DurableRuns.cancel, run)
+            with trio.move_on_after(_END_SECONDS):
+                if self._board.has(run):
+                    await waiter.done.wait()
+        finally:
+            self._board.forget(run, waiter)
 
     async def look_events(self, run: str, *, after: int) -> tuple[list[RunEvent], bool]:
         """Give a run's events after that number, and whether no more will come.
@@ -192,6 +203,12 @@ class DurableDesk:
         with trio.move_on_after(timeout):
             await self._board.idle.wait()
         return self._board.idle.is_set()
+
+
+def _finished(run: Run) -> Run:
+    if isinstance(run.error, RunCancelledError):
+        raise run.error
+    return run
 
 
 def _event(event: Event) -> RunEvent:
@@ -217,9 +234,12 @@ def _first_row(write: AcceptRun) -> RunRow:
     )
 
 
-def _error(row: RunRow) -> Exception:
+def stored_error(row: RunRow) -> Exception | None:
+    """Give the error of a run that the store has; None if it has none."""
     if row.state == "cancelled":
         return RunCancelledError(row.id)
+    if row.state != "failed":
+        return None
     found = json.loads(row.error or "{}")
     return RunFailedError(
         row.id, found.get("kind", "Exception"), found.get("message", "unknown")

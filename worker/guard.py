@@ -7,15 +7,14 @@ reader's own machine), how often, with how large a body; and no traceback goes o
 
 import hashlib
 import hmac
-import math
 import secrets
 from collections import OrderedDict
 from http.cookies import CookieError, SimpleCookie
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +24,8 @@ from dspex.worker.run_stream import RunStream
 from dspex.worker.settings import WorkerSettings
 
 log = get_logger()
+
+Headers: TypeAlias = dict[str, str]
 
 COOKIE: Final = "dspex_session"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/login", "/static/observer.css"})
@@ -119,14 +120,13 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        refusal = self._refuse(HTTPConnection(scope))
+        refusal = self._refuse(scope, _headers_of(scope))
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send))
             return
         await self._pass_on(scope, receive, _with_headers(send))
 
-    def _refuse(self, connection: HTTPConnection) -> Response | None:
-        scope, headers = connection.scope, connection.headers
+    def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
         if (
             not self._has_token
@@ -137,9 +137,9 @@ class Guard:
             return problem(421, f"this worker is not {host[:100]!r}")
         path: str = scope["path"]
         if path not in OPEN_PATHS:
-            client = self._identify(connection)
+            client = self._identify(scope, headers)
             if client is None:
-                return self._unauthorized(connection, path)
+                return self._unauthorized(scope, path)
         else:
             client = _address(scope)
         wait = self._limiter.take(client)
@@ -156,18 +156,18 @@ class Guard:
             return problem(413, f"the body is longer than {limit} bytes")
         return None
 
-    def _identify(self, connection: HTTPConnection) -> str | None:
+    def _identify(self, scope: Scope, headers: Headers) -> str | None:
         """Give who this is, or None if it has not shown the token."""
         if not self._has_token:
-            return _address(connection.scope)
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+            return _address(scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._sessions.accepts(token.strip()):
             return "token"
-        session = _session_of(connection.headers.get("cookie", ""))
+        session = _session_of(headers.get("cookie", ""))
         return "browser" if session and self._sessions.knows(session) else None
 
-    def _unauthorized(self, connection: HTTPConnection, path: str) -> Response:
-        address = _address(connection.scope)
+    def _unauthorized(self, scope: Scope, path: str) -> Response:
+        address = _address(scope)
         if self._limiter.take(f"refused {address}"):
             return problem(429, "too many requests", headers={"retry-after": "60"})
         if path == "/":
@@ -179,28 +179,34 @@ class Guard:
         )
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        room = self._settings.max_body_bytes
-        seconds = self._settings.body_timeout
-        deadline = trio.current_time() + seconds
+        most, seconds = self._settings.max_body_bytes, self._settings.body_timeout
+        is_read = False
 
-        async def counted() -> Message:
-            nonlocal room, deadline
-            message: Message | None = None
-            with trio.move_on_at(deadline):
-                message = await receive()
-            if message is None:
-                raise HTTPException(408, f"the body did not arrive in {seconds:g} s")
-            if not message.get("more_body", False):
-                deadline = math.inf  # what comes now is the client leaving
-            if message["type"] == "http.request":
-                room -= len(message.get("body", b""))
-                if room < 0:
-                    limit = self._settings.max_body_bytes
-                    raise HTTPException(413, f"the body is longer than {limit} bytes")
-            return message
+        async def whole() -> Message:
+            """Give the body in one piece, and then the news that the client leaves."""
+            nonlocal is_read
+            if is_read:
+                return await receive()
+            parts: list[bytes] = []
+            size = 0
+            with trio.move_on_after(seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return message
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most:
+                        raise HTTPException(
+                            413, f"the body is longer than {most} bytes"
+                        )
+                    if not message.get("more_body", False):
+                        is_read = True
+                        return {"type": "http.request", "body": b"".join(parts)}
+            raise HTTPException(408, f"the body did not arrive in {seconds:g} s")
 
         try:
-            await self._app(scope, counted, send)
+            await self._app(scope, whole, send)
             stream: EventStream | RunStream | None = scope.pop(STREAM, None)
             if stream is not None:
                 # What was parsed and routed would stay as long as the stream.
@@ -215,6 +221,14 @@ class Guard:
         except Exception:
             # Answered already, without a traceback; the log has it whole.
             log.exception("request_failed", method=scope["method"], path=scope["path"])
+
+
+def _headers_of(scope: Scope) -> Headers:
+    """Give the headers by name; of several of one name the first, as starlette does."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
 
 
 def _digest(text: str) -> bytes:

@@ -12,7 +12,15 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from dspex.runtime.engine import Plan, RunInputError
-from dspex.runtime.journal import RunNotFoundError
+from dspex.runtime.journal import (
+    AmbiguousRunError,
+    RunNotFoundError,
+    StoreBusyError,
+    StoreError,
+    StoreLockedError,
+    StoreRowError,
+)
+from dspex.runtime.log import get_logger
 from dspex.worker.errors import ProgramNotFoundError
 from dspex.worker.event_stream import EventStream
 from dspex.worker.guard import Guard, problem
@@ -20,7 +28,7 @@ from dspex.worker.metrics import make_registry, render
 from dspex.worker.openapi import describe_api, input_schema, output_schema
 from dspex.worker.run_spans import trace_of
 from dspex.worker.run_stream import RunStream
-from dspex.worker.run_views import is_finished, view_run, view_runs
+from dspex.worker.run_views import find_run, is_finished, view_run, view_runs
 from dspex.worker.runs import (
     KeyReusedError,
     Status,
@@ -35,6 +43,8 @@ from dspex.worker.service import (
     reply,
     service_of,
 )
+
+log = get_logger()
 
 _RETRY: Final = {"retry-after": str(RETRY_AFTER_SECONDS)}
 _MAX_KEY: Final = 200
@@ -74,6 +84,9 @@ def make_api(service: Service, routes: list[BaseRoute]) -> ASGIApp:
             BadRequestError: _bad_request,
             ProgramNotFoundError: _not_found,
             RunNotFoundError: _not_found,
+            AmbiguousRunError: _not_found,
+            StoreError: _no_store,
+            StoreRowError: _damaged,
             RunInputError: _bad_input,
             KeyReusedError: _conflict,
             TooManyRunsError: _full,
@@ -172,13 +185,14 @@ async def show_run(request: Request) -> Response:
     """Show a run; with `?wait=` its end is waited for."""
     service = service_of(request)
     wait = read_number(request, "wait", 0.0, service.settings.max_wait)
-    return reply(await view_run(service.runtime, request.path_params["run"], wait=wait))
+    run = await find_run(service.runtime, request.path_params["run"])
+    return reply(await view_run(service.runtime, run, wait=wait))
 
 
 async def cancel_run(request: Request) -> Response:
     """Cancel a run; one that is finished stays as it is."""
     service = service_of(request)
-    run: str = request.path_params["run"]
+    run = await find_run(service.runtime, request.path_params["run"])
     await service.runtime.cancel(run)
     return reply(await view_run(service.runtime, run))
 
@@ -186,8 +200,7 @@ async def cancel_run(request: Request) -> Response:
 async def stream_events(request: Request) -> RunStream | Response:
     """Send a run's events as they happen, from the one after Last-Event-ID."""
     service = service_of(request)
-    run: str = request.path_params["run"]
-    await view_run(service.runtime, run)
+    run = await find_run(service.runtime, request.path_params["run"])
     last = request.headers.get("last-event-id", "0")
     if not (last.isascii() and last.isdigit() and len(last) <= _MAX_DIGITS):
         raise BadRequestError(422, f"last-event-id {last[:50]!r} is not a number")
@@ -237,6 +250,17 @@ async def openapi(request: Request) -> Response:
     return reply(
         describe_api(service.runtime.served, has_token=bool(service.settings.token))
     )
+
+
+def _no_store(request: Request, error: Exception) -> Response:
+    log.warning("store_unusable", path=request.url.path, reason=str(error))
+    # The others do not pass by themselves.
+    passes = isinstance(error, StoreLockedError | StoreBusyError)
+    return problem(503, str(error), headers=_RETRY if passes else None)
+
+
+def _damaged(request: Request, error: Exception) -> Response:
+    return problem(500, str(error))
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -42,7 +42,7 @@ class RuntimeCollector(Collector):
         """Give the figures as they are now."""
         runtime = self._runtime
         runs = GaugeMetricFamily(
-            "dspex_runs", "Runs that are kept, by status.", labels=["status"]
+            "dspex_runs", "Runs of this process, by status.", labels=["status"]
         )
         for status, count in runtime.table.counts.items():
             runs.add_metric([status], count)

@@ -54,9 +54,10 @@ from dspex.supervisors import (
     DynamicSupervisor,
     Supervisor,
 )
-from dspex.worker.app import MODULES, Runtime
+from dspex.worker.app import Runtime
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import RuntimeStoppedError
+from dspex.worker.loaded_programs import MODULES
 from dspex.worker.runs import MAX_UNFINISHED, Runs, RunTable
 from dspex.worker.watching import WatchedBackend, WatchedLM
 

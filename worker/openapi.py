@@ -76,11 +76,16 @@ _PROBLEMS: Final = {
     "421": "The Host header is not this worker's.",
     "422": "The inputs, or a parameter, are not what they should be.",
     "429": "Too many requests; see Retry-After.",
-    "503": "The worker is full or stopping; see Retry-After.",
+    "500": "A row of the store is damaged, or the worker failed.",
+    "503": "The worker is full or stopping; see Retry-After. Or its store is unusable.",
 }
 _RUN_ID: Final = {
-    "name": "run", "in": "path", "required": True, "schema": {"type": "string"},
-}  # fmt: skip
+    "name": "run",
+    "in": "path",
+    "required": True,
+    "description": "The run's id, or as much of its beginning as no other run has.",
+    "schema": {"type": "string"},
+}
 _WAIT: Final = {
     "name": "wait",
     "in": "query",

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from dspex.providers import OpenAI
 from dspex.runtime import DspexError
+from dspex.runtime.bridge import BridgeUnavailableError
 from dspex.runtime.engine import Program
 from dspex.runtime.engine.explain import explain
 from dspex.runtime.journal import Journal, ProgramVersion
+from dspex.worker.logs import complain
 from dspex.worker.open_runtime import open_runtime
 from dspex.worker.runs_command import open_journal
 
@@ -61,8 +63,16 @@ async def show_program(program: str, *, store: str | None) -> int:
             found = Program.model_validate((await _find(journal, program)).body)
     # Nothing is asked of a model: a plan is made and told.
     nobody = OpenAI("none", base_url="http://127.0.0.1:9/v1", api_key="none")
-    async with open_runtime(nobody) as runtime:
-        print(explain(runtime.plan(found)))  # noqa: T201
+    folders: list[str | Path] = [path.parent, "."]
+    async with open_runtime(nobody, search_path=folders) as runtime:
+        plan = runtime.plan(found)
+        try:
+            # Only its process knows what a python step's module can be.
+            if any(step.backend == "python" for step in found.steps.values()):
+                await runtime.load(found)
+        except BridgeUnavailableError as error:
+            complain(f"its python steps were not looked up: {error}")
+        print(explain(plan))  # noqa: T201
     return 0
 
 

@@ -5,12 +5,12 @@ trace of whoever asked for it. Without an SDK in the process it costs next to no
 """
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import trio
 from opentelemetry import context, metrics, trace
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from dspex.runtime.engine import Run
@@ -31,6 +31,13 @@ _seconds = metrics.get_meter("dspex.worker").create_histogram(
 _propagator = TraceContextTextMapPropagator()
 
 
+def _span(name: str, attributes: dict[str, str]) -> AbstractContextManager[Span]:
+    # Without an SDK even an empty span would take 10 us.
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return nullcontext(trace.INVALID_SPAN)
+    return _tracer.start_as_current_span(name, attributes=attributes)
+
+
 class RunSpan:
     """What a run's span is told: how the run ended."""
 
@@ -47,9 +54,7 @@ def run_span(run: str, program: str) -> Generator[RunSpan]:
     """Make the block, which is a run, a span, and measure it."""
     began = trio.current_time()
     told = RunSpan()
-    with _tracer.start_as_current_span(
-        f"run {program}", attributes={PROGRAM: program, RUN: run}
-    ) as span:
+    with _span(f"run {program}", {PROGRAM: program, RUN: run}) as span:
         try:
             yield told
         except trio.Cancelled:
@@ -66,9 +71,7 @@ def run_span(run: str, program: str) -> Generator[RunSpan]:
 @contextmanager
 def step_span(step: str, backend: str) -> Generator[None]:
     """Make the block, which is a step, a span."""
-    with _tracer.start_as_current_span(
-        f"step {step}", attributes={STEP: step, BACKEND: backend}
-    ):
+    with _span(f"step {step}", {STEP: step, BACKEND: backend}):
         yield
 
 

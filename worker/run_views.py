@@ -5,8 +5,9 @@ from typing import Any
 
 import trio
 
-from dspex.runtime.journal import RunCancelledError, RunRow
+from dspex.runtime.journal import RunCancelledError, RunRow, StoreError
 from dspex.worker.app import Runtime
+from dspex.worker.durable import stored_error
 from dspex.worker.runs import Status
 from dspex.worker.stored_cost import stored_cost
 
@@ -22,13 +23,28 @@ async def view_run(runtime: Runtime, run: str, *, wait: float = 0.0) -> JSON:
     table = runtime.table
     with trio.move_on_after(wait):
         if wait > 0 and runtime.has_store:
-            with suppress(RunCancelledError):
+            with suppress(RunCancelledError, StoreError):
                 await runtime.result(run)
         elif wait > 0:
             await table.wait_finished(run)
-    if runtime.has_store and not (table.has(run) and table.get(run).is_finished):
-        return _stored(await runtime.journal.run(run))
-    return table.get(run).to_json()
+    if not runtime.has_store or (table.has(run) and table.get(run).is_finished):
+        return table.get(run).to_json()
+    shown = _stored(await runtime.journal.run(run))
+    if not shown["steps"] and table.has(run):
+        shown["steps"] = table.get(run).to_json()["steps"]
+    return shown
+
+
+async def find_run(runtime: Runtime, beginning: str) -> str:
+    """Give the id of the one run whose id is this, or begins with it.
+
+    Raises:
+        RunNotFoundError: there is none.
+        AmbiguousRunError: there are several.
+    """
+    if runtime.has_store and not runtime.table.has(beginning):
+        return await runtime.journal.find_run(beginning)
+    return runtime.table.find(beginning)
 
 
 async def view_runs(
@@ -88,11 +104,12 @@ def _summary(row: RunRow) -> JSON:
 
 
 def _stored(row: RunRow) -> JSON:
+    error = stored_error(row)
     return {
         **_summary(row),
         "inputs": row.inputs,
         "outputs": row.outputs or {},
         "steps": row.steps or [],
         "cost_usd": stored_cost(row),
-        "error": row.error,
+        "error": None if error is None else str(error),
     }

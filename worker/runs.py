@@ -9,18 +9,23 @@ import uuid
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 import trio
 from pydantic_core import to_jsonable_python
 
 from dspex.runtime import Actor, DspexError
-from dspex.runtime.engine import Program, Run
-from dspex.runtime.journal import RunCancelledError, RunNotFoundError
+from dspex.runtime.engine import Program, Run, StepRecord
+from dspex.runtime.journal import (
+    AmbiguousRunError,
+    RunCancelledError,
+    RunNotFoundError,
+)
 
 Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 Execute: TypeAlias = Callable[["RunRecord"], Awaitable[Run]]
 
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 UNFINISHED: Final = ("pending", "running")
 MAX_FINISHED: Final = 1_000
 MAX_UNFINISHED: Final = 1_000
@@ -91,6 +96,8 @@ class RunRecord:
     finished_at: float | None = None
     run: Run | None = None
     error: Exception | None = None
+    progress: dict[str, StepRecord] = field(default_factory=dict[str, StepRecord])
+    """How far its steps are."""
     events: deque[RunEvent] = field(
         default_factory=lambda: deque[RunEvent](maxlen=MAX_EVENTS)
     )
@@ -152,13 +159,13 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Give all of it but the events."""
-        steps = [] if self.run is None else [it.to_json() for it in self.run.steps]
+        steps = self.progress.values() if self.run is None else self.run.steps
         given = {} if self.run is None else dict(self.run.given)
         return {
             **self.summary(),
             "inputs": to_jsonable_python(dict(self.inputs), fallback=str),
             "outputs": to_jsonable_python(given, fallback=str),
-            "steps": steps,
+            "steps": [it.to_json() for it in steps],
             "cost_usd": None if self.run is None else self.run.cost_usd,
             "error": None if self.error is None else str(self.error),
         }
@@ -169,7 +176,8 @@ class RunTable:
 
     def __init__(self, *, max_unfinished: int = MAX_UNFINISHED) -> None:
         self.max_unfinished = max_unfinished
-        self.counts: dict[Status, int] = {}
+        self.counts: dict[Status, int] = dict.fromkeys(STATUSES, 0)
+        """How many runs are in each status, those that are forgotten included."""
         self.accepted = 0
         self.tokens: Counter[str] = Counter()
         self._records: dict[str, RunRecord] = {}
@@ -199,6 +207,22 @@ class RunTable:
             return self._records[run]
         except KeyError:
             raise RunNotFoundError(run) from None
+
+    def find(self, beginning: str) -> str:
+        """Give the id of the one run whose id is this, or begins with it.
+
+        Raises:
+            RunNotFoundError: there is none.
+            AmbiguousRunError: there are several.
+        """
+        if beginning in self._records:
+            return beginning
+        found = [it for it in self._records if it.startswith(beginning)]
+        if not found or not beginning:
+            raise RunNotFoundError(beginning)
+        if len(found) > 1:
+            raise AmbiguousRunError(beginning)
+        return found[0]
 
     def accept(
         self, program: Program, inputs: Mapping[str, Any], *, key: str | None
@@ -252,6 +276,8 @@ class RunTable:
     def settle(self, run: str, ended: Run | None) -> None:
         """Take note of an adopted run's end; None: it has left this process."""
         record = self._records.get(run)
+        if record is None and ended is not None:
+            self._count(ended.status, 1)  # one that could not even begin
         if record is None or record.is_finished:
             return
         if ended is not None:
@@ -292,7 +318,7 @@ class RunTable:
                 del self._keys[oldest.key]
 
     def _count(self, status: Status, change: int) -> None:
-        self.counts[status] = self.counts.get(status, 0) + change
+        self.counts[status] += change
 
     def follow(self, run: str, follower: Follower) -> None:
         """Wake somebody by each event of a run, if it is known here."""

@@ -17,7 +17,6 @@ from dspex.runtime import DspexError, open_node
 from dspex.runtime.journal import (
     WRITER,
     Journal,
-    RunNotFoundError,
     RunRow,
     RunState,
     open_store,
@@ -137,19 +136,7 @@ async def prune_runs(store: str, older_than: str) -> int:
 
 async def _find(journal: Journal, run: str) -> RunRow:
     """Give the one run whose id is this, or begins with it."""
-    try:
-        return await journal.run(run)
-    except RunNotFoundError:
-        found = [
-            row for row in await journal.runs(limit=_ALL) if row.id.startswith(run)
-        ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise BadArgumentError(
-                f"{len(found)} runs begin with {run!r}: write more of the id"
-            ) from None
-        raise
+    return await journal.run(await journal.find_run(run))
 
 
 async def _whole(journal: Journal, row: RunRow) -> dict[str, Any]:  # Any: JSON

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
 from dspex.providers.lm import LM
 from dspex.runtime import DspexError
 from dspex.runtime.log import get_logger
+from dspex.runtime.reasons import describe
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeStoppedError
@@ -174,12 +176,21 @@ class _Worker:
         self._notifier.tell("RELOADING=1")
         try:
             changes = await runtime.reload(self._loader.load().read_programs())
-        except Exception:
-            # A mistake in a program, or in the module that makes the app.
-            log.exception("reload_failed")
+        except Exception as error:  # noqa: BLE001 - whatever the app's module raises
+            facts = {"reason": describe(error)}
+            if not isinstance(error, DspexError):
+                facts["at"] = _raised_at(error)
+            log.error("reload_failed", **facts)  # noqa: TRY400 - one line
         else:
             log.info("reloaded", **changes)
         self._notifier.tell("READY=1")
+
+
+def _raised_at(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 async def listen(

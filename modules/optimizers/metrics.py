@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from dspex.modules.call import Effects, TraceStep, begin_call, end_call
+from dspex.modules.exits import refuse_exit
 from dspex.modules.optimizers.errors import MetricError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.prediction import Prediction
@@ -64,18 +65,23 @@ class Judge:
 
         Raises:
             MetricError: what it gives is no score.
+            CodeExitError: it called sys.exit(), or the like.
             Exception: whatever it raises.
         """
-        if self._takes_trace:
-            found: object = self._metric(example, prediction, trace)
-        else:
-            found = self._metric(example, prediction)
-        if inspect.isawaitable(found):
-            _, token = begin_call(lm=lm, effects=effects)
-            try:
-                found = await cast(Awaitable[object], found)
-            finally:
-                end_call(token)
+        try:
+            if self._takes_trace:
+                found: object = self._metric(example, prediction, trace)
+            else:
+                found = self._metric(example, prediction)
+            if inspect.isawaitable(found):
+                _, token = begin_call(lm=lm, effects=effects)
+                try:
+                    found = await cast(Awaitable[object], found)
+                finally:
+                    end_call(token)
+        except BaseException as error:
+            refuse_exit(f"the metric {self.name!r}", error)
+            raise
         return to_score(self.name, found)
 
 

@@ -11,6 +11,7 @@ import pydantic
 import trio
 from pydantic_core import core_schema
 
+from dspex.modules.exits import find_exit
 from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     ToolArgumentsError,
@@ -199,7 +200,9 @@ class Tool:
             raise
         # The edge between a tool and those who call it: what a tool raises is for
         # the model to see, and no reason for the agent to end.
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and find_exit(error) is None:
+                raise
             raise ToolFailedError(
                 self.name, type(error).__name__, str(error)
             ) from error

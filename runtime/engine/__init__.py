@@ -26,6 +26,7 @@ from dspex.runtime.engine.errors import (
     StepOutputError,
     StepTimeoutError,
     TooManyDispatchesError,
+    UnknownOutputError,
 )
 from dspex.runtime.engine.plan import Plan
 from dspex.runtime.engine.planning import make_plan
@@ -66,5 +67,6 @@ __all__ = [
     "StepResult",
     "StepTimeoutError",
     "TooManyDispatchesError",
+    "UnknownOutputError",
     "make_plan",
 ]

@@ -143,6 +143,11 @@ class EffectLog:
         self.fault: Exception | None = None
         self.unsaved: list[FinishedEffect] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is under way."""
+        return bool(self._running)
+
     def unused(self, step: str) -> int:
         """Give how many effects the journal has of a step that it did not ask for."""
         return self._left[step]

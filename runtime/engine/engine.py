@@ -47,10 +47,13 @@ class Engine:
         *,
         run_id: str | None = None,
         journal: RunJournal | None = None,
+        progress: dict[str, StepRecord] | None = None,
     ) -> Run:
         """Run a plan with inputs that `Plan.check_inputs` has passed.
 
-        `run_id` is the run's name where it has been accepted before.
+        `run_id` is the run's name where it has been accepted before. `progress` is
+        given the records of its steps, which tell how far each is, also when this
+        call has been cancelled.
 
         A failed step fails the run and cancels its other steps; the error is in
         the Run, not raised. Cancelling this call cancels the run. With a journal,
@@ -66,6 +69,7 @@ class Engine:
             in_flight=self._in_flight,
             run_id=run_id,
             journal=journal,
+            progress={} if progress is None else progress,
         ).run()
 
 
@@ -81,6 +85,7 @@ class _Execution:
         in_flight: dict[int, StepInFlight],
         run_id: str | None,
         journal: RunJournal | None,
+        progress: dict[str, StepRecord],
     ) -> None:
         self._in_flight = in_flight
         self._backends = backends
@@ -90,34 +95,41 @@ class _Execution:
         self._id = (run_id or uuid.uuid4().hex) if journal is None else journal.run
         self._results: dict[str, StepResult] = {}
         self._failures: list[Exception] = []
-        self._records = {
-            name: StepRecord(name, step.backend)
-            for name, step in plan.program.steps.items()
-        }
+        self._records = progress
+        for name, step in plan.program.steps.items():
+            progress[name] = StepRecord(name, step.backend)
         self._order = TopologicalSorter(plan.dependencies)
         self._error: Exception | None = None
+        self._branches = 0
+        self._branch_ended = trio.Event()
+        self._is_over = False
 
     async def run(self) -> Run:
         self._order.prepare()
         options = self._plan.program.options
         limit = math.inf if options.timeout is None else options.timeout
-        async with trio.open_nursery() as effects_nursery:
-            async with trio.open_nursery() as nursery:
-                scope = nursery.cancel_scope
-                scope.deadline = trio.current_time() + limit
-                effect_log = EffectLog(effects_nursery, self._journal, scope=scope)
-                await self._run_ready(nursery, effect_log)
-            # Nobody waits for a call that is still under way here.
-            effects_nursery.cancel_scope.cancel()
+        # One for the steps and for their calls: each costs as much as a small step.
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+            scope.deadline = trio.current_time() + limit
+            effect_log = EffectLog(nursery, self._journal, scope=scope)
+            await self._run_ready(nursery, effect_log)
+            while self._branches:
+                self._branch_ended = trio.Event()
+                await self._branch_ended.wait()
+            self._is_over = True
+            if effect_log.is_busy:
+                # Nobody waits for a call that is still under way here.
+                scope.cancel()
         if effect_log.fault is not None:
             raise RunInterruptedError(
                 self._id, effect_log.fault, tuple(effect_log.unsaved)
             ) from effect_log.fault
-        if scope.cancelled_caught and self._error is None:
+        if not self._is_over and self._error is None:
             late = tuple(
                 record.name
                 for record in self._records.values()
-                if record.state in ("pending", "running")
+                if record.state in ("pending", "cancelled")
             )
             self._error = RunTimeoutError(self._plan.program.name, limit, late)
         given = {} if self._error is not None else self._outputs()
@@ -139,6 +151,7 @@ class _Execution:
         while ready := self._order.get_ready():
             own, *others = ready
             for name in others:
+                self._branches += 1
                 nursery.start_soon(self._run_branch, name, nursery, effect_log)
             if not await self._run_step(own, effect_log):
                 nursery.cancel_scope.cancel()
@@ -151,6 +164,8 @@ class _Execution:
             await self._run_ready(nursery, effect_log)
         else:
             nursery.cancel_scope.cancel()
+        self._branches -= 1
+        self._branch_ended.set()
 
     async def _run_step(self, name: str, effect_log: EffectLog) -> bool:
         """Run a step; whether the run goes on."""
@@ -224,6 +239,11 @@ class _Execution:
         )
         try:
             result = await self._by_deadline(name, record, effect_log)
+        except Exception:
+            raise
+        except BaseException:  # with its run
+            record.state = "cancelled"
+            raise
         finally:
             record.seconds = trio.current_time() - started
             counts = effect_log.counts.get(name)

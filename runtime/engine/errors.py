@@ -3,6 +3,7 @@
 DspexError
 ├── ProgramError          a program cannot be run as written
 ├── RunInputError         what a run was given does not fit its program
+├── UnknownOutputError    a run gave no output of that name; a KeyError, too
 ├── StepFailedError       a step of a run failed; carries the cause
 ├── StepOutputError       a step gave what cannot be written as JSON
 ├── NotJsonError          a value cannot be written as JSON
@@ -18,10 +19,18 @@ DspexError
 └── RunFailedError        a run of another process, or an earlier one, failed
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from dspex.runtime.errors import DspexError
 from dspex.runtime.reasons import describe
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Give a question about the name that is nearest; nothing if none is near."""
+    near = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,23 @@ class RunInputError(DspexError):
         super().__init__(f"input {name!r} of program {program!r} {problem}")
         self.program = program
         self.name = name
+
+
+class UnknownOutputError(DspexError, KeyError):
+    """A run gave no output of this name."""
+
+    def __init__(self, program: str, name: str, known: tuple[str, ...]) -> None:
+        near = did_you_mean(name, known)
+        super().__init__(
+            f"program {program!r} gave no output {name!r}{near}; "
+            f"it gave: {', '.join(known) or 'none'}"
+        )
+        self.program = program
+        self.name = name
+
+    def __str__(self) -> str:
+        # A KeyError shows the repr of its key.
+        return str(self.args[0])
 
 
 class StepFailedError(DspexError):

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from dspex.runtime.engine.backend import Shape, StepResult
 from dspex.runtime.engine.condition import Condition
 from dspex.runtime.engine.effects import Codec
-from dspex.runtime.engine.errors import RunInputError
+from dspex.runtime.engine.errors import RunInputError, did_you_mean
 from dspex.runtime.engine.json_text import json_problem
 from dspex.runtime.engine.program import Program
 
@@ -130,12 +130,17 @@ class Plan:
             if name not in self.inputs:
                 known = ", ".join(self.inputs) or "none"
                 raise RunInputError(
-                    self.program.name, name, f"is not known; its inputs are: {known}"
+                    self.program.name,
+                    name,
+                    f"is not known{did_you_mean(name, self.inputs)}; "
+                    f"its inputs are: {known}",
                 )
         checked: dict[str, Any] = {}
         for name, annotation in self.inputs.items():
             if name not in given:
-                raise RunInputError(self.program.name, name, "is missing")
+                raise RunInputError(
+                    self.program.name, name, f"is missing{self._taker(name)}"
+                )
             try:
                 checked[name] = self._read(f"inputs.{name}", annotation, given[name])
             except ValidationError as error:
@@ -152,6 +157,22 @@ class Plan:
                     self.program.name, name, f"cannot be sent: it {unsendable}"
                 )
         return checked
+
+    def _taker(self, name: str) -> str:
+        """Say which step takes an input that nothing gave, and what it may have meant.
+
+        An input that no step gives is one of the program, and so is one misspelt.
+        """
+        near = did_you_mean(
+            name, {it for shape in self.shapes.values() for it in shape.outputs}
+        )
+        for step, wires in self.wiring.items():
+            for field, source in wires.items():
+                if source == Reference(None, name):
+                    place = self.program.place("steps", step, "signature")
+                    where = "" if place is None else f" ({place})"
+                    return f": step {step!r}{where} takes it as {field!r}{near}"
+        return near
 
 
 def shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -104,7 +105,6 @@ class Program(BaseModel):
     options: ProgramOptions = Field(default_factory=ProgramOptions)
 
     _source: Source | None = PrivateAttr(default=None)
-    _digest: str | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         # What a program says counts, not the file that it was read from.
@@ -120,24 +120,22 @@ class Program(BaseModel):
     ) -> Self:
         """Give a copy with some fields changed, which are not checked again."""
         copied = super().model_copy(update=update, deep=deep)
-        copied._digest = None
+        copied.__dict__.pop("digest", None)
         return copied
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of what the program says.
 
         Raises:
             ProgramError: part of it cannot be written as JSON.
         """
-        if self._digest is None:
-            try:
-                data = self.model_dump(mode="json")
-                text = msgspec.json.encode(data, order="deterministic")
-            except ValueError as error:
-                raise self._unwritable(error) from error
-            self._digest = hashlib.sha256(text).hexdigest()
-        return self._digest
+        try:
+            data = self.model_dump(mode="json")
+            text = msgspec.json.encode(data, order="deterministic")
+        except ValueError as error:
+            raise self._unwritable(error) from error
+        return hashlib.sha256(text).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -6,10 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic_core import to_jsonable_python
 
+from dspex.runtime.engine.errors import UnknownOutputError
 from dspex.runtime.journal import RunCancelledError
 
 RunStatus = Literal["succeeded", "failed", "cancelled"]
-StepState = Literal["pending", "running", "succeeded", "failed", "skipped"]
+StepState = Literal["pending", "running", "succeeded", "failed", "skipped", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class StepRecord:
     name: str
     backend: str
     state: StepState = "pending"
-    """Skipped: its `when` did not hold, or what it needs was not there."""
+    """Skipped: its `when` did not hold, or what it needs was not there. Cancelled: it
+    was under way when its run ended."""
     attempts: int = 0
     """How often it was begun: retries and restarts included."""
     seconds: float = 0.0
@@ -102,7 +104,7 @@ class Run:
         """The program's outputs by name; a failed run raises its error here."""
         if self.error is not None:
             raise self.error
-        return self.given
+        return _Outputs(self.program, self.given)
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Give plain data, as `dspex run --json` prints it."""
@@ -114,6 +116,17 @@ class Run:
             "cost_usd": self.cost_usd,
             "error": None if self.error is None else str(self.error),
         }
+
+
+class _Outputs(dict[str, Any]):  # Any: whatever the signatures say
+    """Outputs by name, whose KeyError says which there are."""
+
+    def __init__(self, program: str, given: Mapping[str, Any]) -> None:
+        super().__init__(given)
+        self._program = program
+
+    def __missing__(self, name: str) -> Any:  # Any: it never returns
+        raise UnknownOutputError(self._program, name, tuple(self))
 
 
 def total_cost(costs: Iterable[float | None]) -> float | None:

@@ -18,6 +18,7 @@ class RunWaiter:
 
     done: trio.Event = field(default_factory=trio.Event)
     run: Run | None = None
+    fault: Exception | None = None
     waiting: int = 0
 
 
@@ -72,6 +73,13 @@ class RunBoard:
         waiter.waiting -= 1
         if not waiter.waiting and self._waiters.get(run) is waiter:
             del self._waiters[run]
+
+    def tell_fault(self, run: str, fault: Exception) -> None:
+        """Wake who waits with what keeps the run from going on; it is unfinished."""
+        waiter = self._waiters.pop(run, None)
+        if waiter is not None:
+            waiter.fault = fault
+            waiter.done.set()
 
     def tell(self, run: str, ended: Run | None) -> None:
         """Wake who waits; None: it is not this process's any more, ask the store."""

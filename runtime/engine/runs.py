@@ -12,7 +12,7 @@ from dspex.runtime.engine.effects import FinishedEffect, RunJournal
 from dspex.runtime.engine.errors import NotJsonError, RunInterruptedError
 from dspex.runtime.engine.journaled import JournaledRun, read_stored
 from dspex.runtime.engine.json_text import strict_text, to_text
-from dspex.runtime.engine.run import Run
+from dspex.runtime.engine.run import Run, StepRecord
 from dspex.runtime.engine.run_board import RunBoard
 from dspex.runtime.errors import DspexError
 from dspex.runtime.journal import (
@@ -20,6 +20,7 @@ from dspex.runtime.journal import (
     Fence,
     FinishRun,
     Journal,
+    KeepCancelled,
     LeaseLostError,
     RunCancelledError,
     RunRow,
@@ -39,8 +40,11 @@ _FAREWELL_SECONDS: Final = 2.0
 # What an interrupted attempt made and could not keep; None at the first attempt.
 _Unsaved = tuple[FinishedEffect, ...] | None
 
-# Executes a run, its effects kept in the journal.
-ExecuteRun = Callable[[RunRow, RunJournal], Awaitable[Run]]
+# How far the steps of a run are.
+_Progress = dict[str, StepRecord]
+
+# Executes a run, its effects kept in the journal, its steps told to the third.
+ExecuteRun = Callable[[RunRow, RunJournal, _Progress], Awaitable[Run]]
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Execution:
     row: RunRow
     unsaved: _Unsaved
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    progress: _Progress = field(default_factory=dict[str, StepRecord])
     next: RunRow | None = None
 
 
@@ -204,6 +209,8 @@ class DurableRuns(Actor):
                 await self._beat_once()
             except StoreError as error:
                 log.warning("beat_failed", reason=describe(error))
+                for run in self._interrupted:
+                    self._board.tell_fault(run, error)
             await trio.sleep(self._lease_seconds / BEATS_PER_LEASE)
 
     async def _beat_once(self) -> None:
@@ -269,14 +276,16 @@ class DurableRuns(Actor):
         row, unsaved = execution.row, execution.unsaved
         ended: Run | None = None
         try:
-            with execution.scope:
-                ended = await self._run(row, unsaved)
-        except RunInterruptedError as error:
-            self._keep_interrupted(row, error)
-        except (LeaseLostError, RunCancelledError, StoreError) as error:
-            self._keep_interrupted(
-                row, RunInterruptedError(row.id, error, unsaved or ())
-            )
+            try:
+                with execution.scope:
+                    ended = await self._run(execution)
+            except RunInterruptedError as error:
+                self._keep_interrupted(row, error, is_again=unsaved is not None)
+            except (LeaseLostError, RunCancelledError, StoreError) as error:
+                fault = RunInterruptedError(row.id, error, unsaved or ())
+                self._keep_interrupted(row, fault, is_again=unsaved is not None)
+            if ended is None and execution.next is None:
+                ended = await self._keep_cancelled(execution)
         finally:
             del self._executions[row.id]
             self._board.active.discard(row.id)
@@ -289,27 +298,53 @@ class DurableRuns(Actor):
         self._wake.set()
         self._look_idle()
 
-    def _keep_interrupted(self, row: RunRow, error: RunInterruptedError) -> None:
+    def _keep_interrupted(
+        self, row: RunRow, error: RunInterruptedError, *, is_again: bool
+    ) -> None:
         log.warning("run_interrupted", run=row.id, reason=describe(error.fault))
         if isinstance(error.fault, StoreError):
             unsaved = cast("tuple[FinishedEffect, ...]", error.unsaved)
             self._interrupted[row.id] = (row, unsaved)
+            if is_again:
+                # Nobody knows for how long: who waits may want to know.
+                self._board.tell_fault(row.id, error.fault)
 
-    async def _run(self, row: RunRow, unsaved: _Unsaved) -> Run:
+    async def _keep_cancelled(self, execution: Execution) -> Run | None:
+        """Keep what a cancelled run has done and give it; None if it was not."""
+        row, steps = execution.row, tuple(execution.progress.values())
+        if row.id in self._interrupted or self._board.worker is None:
+            return None
+        write = KeepCancelled(
+            Fence(row.id, self._worker, row.epoch),
+            to_text([record.to_json() for record in steps]),
+            self._bodies,
+        )
+        try:
+            was_cancelled = await self._journal.write(write)
+        except StoreError as error:
+            log.warning("steps_not_kept", run=row.id, reason=describe(error))
+            return None
+        if not was_cancelled:
+            return None
+        return Run(row.id, row.program, steps, {}, RunCancelledError(row.id))
+
+    async def _run(self, execution: Execution) -> Run:
+        row, unsaved = execution.row, execution.unsaved
         fence = Fence(row.id, self._worker, row.epoch)
-        first = JournaledRun(self._journal, fence)
+        journaled = JournaledRun(self._journal, fence)
         for effect in unsaved or ():
-            await first.record(effect)
+            await journaled.record(effect)
+        journaled.note("started", {"worker": self._worker, "epoch": row.epoch})
         # A first attempt has nothing there yet.
-        is_first = row.epoch == 1 and unsaved is None
+        if row.epoch > 1 or unsaved is not None:
+            try:
+                stored = await read_stored(self._journal, row.id)
+            except StoreRowError as error:
+                failed = Run(row.id, row.program, (), {}, error)
+                return await self._finish(fence, failed)
+            journaled = JournaledRun(self._journal, fence, stored)
         try:
-            stored = {} if is_first else await read_stored(self._journal, row.id)
-        except StoreRowError as error:
-            return await self._finish(fence, Run(row.id, row.program, (), {}, error))
-        first.note("started", {"worker": self._worker, "epoch": row.epoch})
-        journaled = JournaledRun(self._journal, fence, stored)
-        try:
-            ended = await self._execute_run(row, journaled)
+            ended = await self._execute_run(row, journaled, execution.progress)
         except StoreRowError as error:
             # No other time will it be better.
             ended = Run(row.id, row.program, (), {}, error)

@@ -1,6 +1,7 @@
 """The journal: what was accepted is finished, and nothing finished is paid twice."""
 
 from dspex.runtime.journal.errors import (
+    AmbiguousRunError,
     LeaseLostError,
     RunCancelledError,
     RunNotFoundError,
@@ -37,7 +38,13 @@ from dspex.runtime.journal.records import (
     WorkerRow,
 )
 from dspex.runtime.journal.writer import JournalWriter
-from dspex.runtime.journal.writes import AcceptRun, AddEvent, FinishRun, RecordEffect
+from dspex.runtime.journal.writes import (
+    AcceptRun,
+    AddEvent,
+    FinishRun,
+    KeepCancelled,
+    RecordEffect,
+)
 
 __all__ = [
     "FINISHED",
@@ -45,6 +52,7 @@ __all__ = [
     "WRITER",
     "AcceptRun",
     "AddEvent",
+    "AmbiguousRunError",
     "BlockingStore",
     "Bodies",
     "EffectRow",
@@ -53,6 +61,7 @@ __all__ = [
     "FinishRun",
     "Journal",
     "JournalWriter",
+    "KeepCancelled",
     "LeaseLostError",
     "ProgramVersion",
     "RecordEffect",

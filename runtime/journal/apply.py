@@ -12,6 +12,7 @@ from dspex.runtime.journal.apply_runs import (
     cancel_runs,
     claim_runs,
     finish_runs,
+    keep_cancelled,
     prune_runs,
     release_runs,
 )
@@ -28,6 +29,7 @@ from dspex.runtime.journal.writes import (
     CancelRun,
     ClaimRuns,
     FinishRun,
+    KeepCancelled,
     PruneRuns,
     RecordEffect,
     RegisterWorker,
@@ -48,6 +50,7 @@ _HANDLERS: dict[type, _Handler] = {
     AddEvent: add_events,
     FinishRun: finish_runs,
     CancelRun: cancel_runs,
+    KeepCancelled: keep_cancelled,
     ReleaseRuns: release_runs,
     BuryWorkers: bury_workers,
     RegisterWorker: register_workers,

@@ -18,6 +18,7 @@ from dspex.runtime.journal.writes import (
     CancelRun,
     ClaimRuns,
     FinishRun,
+    KeepCancelled,
     PruneRuns,
     ReleaseRuns,
 )
@@ -89,6 +90,22 @@ def finish_runs(
     if rows:
         execute(connection, sql.finish_run, rows)
         execute(connection, sql.insert_event, events)
+    return answers
+
+
+def keep_cancelled(
+    connection: Connection, writes: Sequence[KeepCancelled], fences: Fences
+) -> list[Answer]:
+    """Keep the steps of cancelled runs; tell of each whether it was cancelled."""
+    run = schema.run.c
+    answers: list[Answer] = []
+    for write in writes:
+        answers.append(fences.has_ended(write.fence, "cancelled"))
+        if answers[-1]:
+            this = update(schema.run).where(run.id == write.fence.run)
+            connection.execute(this.values(steps=write.steps))
+            if write.bodies != "keep":
+                strip_bodies(connection, write.fence.run, write.bodies)
     return answers
 
 

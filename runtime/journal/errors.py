@@ -14,6 +14,7 @@ DspexError
 ├── LeaseLostError           another worker has this run now
 ├── RunCancelledError        the run was cancelled
 ├── RunNotFoundError         no run has that id
+├── AmbiguousRunError        several runs have ids that begin so
 └── VersionNotFoundError     the store has no such program or version
 """
 
@@ -123,6 +124,14 @@ class RunNotFoundError(DspexError):
         super().__init__(
             f"there is no run {run!r}: it never was, or was finished and is forgotten"
         )
+        self.run = run
+
+
+class AmbiguousRunError(DspexError):
+    """Several runs have ids that begin with what was given for one."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"several runs begin with {run!r}: write more of the id")
         self.run = run
 
 

@@ -11,7 +11,15 @@ from dspex.runtime.journal.errors import (
 )
 from dspex.runtime.journal.records import Fence
 from dspex.runtime.journal.statements import query, statements
-from dspex.runtime.journal.writes import AddEvent, FinishRun, RecordEffect, Write
+from dspex.runtime.journal.writes import (
+    AddEvent,
+    FinishRun,
+    KeepCancelled,
+    RecordEffect,
+    Write,
+)
+
+_FENCED = (RecordEffect, AddEvent, FinishRun, KeepCancelled)
 
 # A write's answer, or the error that only its caller gets.
 Answer = object
@@ -49,9 +57,7 @@ class Fences:
     def _found(self) -> dict[str, tuple[str | None, int, str]]:
         if self._runs is None:
             wanted = {
-                write.fence.run
-                for write in self._writes
-                if isinstance(write, RecordEffect | AddEvent | FinishRun)
+                write.fence.run for write in self._writes if isinstance(write, _FENCED)
             }
             known = statements(self._connection)
             rows = query(self._connection, known.lock_runs, known.ids(list(wanted)))

@@ -181,6 +181,15 @@ class Journal:
         """
         return await self._read(_reads().read_run, run)
 
+    async def find_run(self, beginning: str) -> str:
+        """Give the id of the one run whose id is this, or begins with it.
+
+        Raises:
+            RunNotFoundError: there is none.
+            AmbiguousRunError: there are several.
+        """
+        return await self._read(_reads().find_run, beginning)
+
     async def runs(
         self,
         *,

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from dspex.runtime.journal import schema
 from dspex.runtime.journal.errors import (
+    AmbiguousRunError,
     RunNotFoundError,
     StoreRowError,
     VersionNotFoundError,
@@ -129,6 +130,25 @@ def read_run(connection: Connection, run: str) -> RunRow:
     if row is None:
         raise RunNotFoundError(run)
     return run_row(row)
+
+
+def find_run(connection: Connection, beginning: str) -> str:
+    """Give the id of the one run whose id is this, or begins with it.
+
+    Raises:
+        RunNotFoundError: there is none.
+        AmbiguousRunError: there are several.
+    """
+    # Ids are hexadecimal: in any collation `g` comes after all that begin so.
+    between = schema.run.c.id.between(beginning, f"{beginning}g")
+    query = select(schema.run.c.id).where(between).order_by(schema.run.c.id).limit(2)
+    ids: list[str] = list(connection.scalars(query))
+    found = [it for it in ids if it.startswith(beginning)]
+    if not found or not beginning:
+        raise RunNotFoundError(beginning)
+    if len(found) > 1 and found[0] != beginning:
+        raise AmbiguousRunError(beginning)
+    return found[0]
 
 
 def read_runs(

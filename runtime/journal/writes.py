@@ -99,6 +99,18 @@ class FinishRun:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepCancelled:
+    """Keep what a run had done that was cancelled under this fence.
+
+    Gives False, and changes nothing, if it was not.
+    """
+
+    fence: Fence
+    steps: str
+    bodies: Bodies = "keep"
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRun:
     """Cancel a run whoever has it; gives the state it has now, None if unknown."""
 
@@ -151,6 +163,7 @@ Write: TypeAlias = (
     | RecordEffect
     | AddEvent
     | FinishRun
+    | KeepCancelled
     | CancelRun
     | ReleaseRuns
     | RegisterWorker

@@ -11,12 +11,14 @@ from dspex.runtime.engine import (
     Plan,
     Program,
     ProgramError,
+    Run,
     RunInputError,
     Shape,
     Step,
     StepResult,
     make_plan,
 )
+from dspex.runtime.engine.errors import UnknownOutputError
 from dspex.runtime.errors import DspexError
 
 
@@ -134,13 +136,40 @@ def test_an_output_that_two_steps_give_must_be_chosen() -> None:
     ("given", "message"),
     [
         ({}, "input 'ticket' of program 'triage' is missing"),
-        ({"ticket": "x", "tikcet": "y"}, "'tikcet' .*is not known; its inputs are: t"),
+        (
+            {"ticket": "x", "tikcet": "y"},
+            r"'tikcet' .*not known \(did you mean 'ticket'\?\); its inputs are: t",
+        ),
         ({"ticket": 7}, "'ticket' .*is 7, not str"),
     ],
 )
 def test_inputs_of_a_run_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(RunInputError, match=message):
         plan(GOOD).check_inputs(given)
+
+
+def test_a_misspelt_wire_that_became_an_input_is_told_with_its_step_and_line() -> None:
+    misspelt = GOOD.replace("ticket, category, tone", "ticket, categroy, tone")
+    with pytest.raises(
+        RunInputError,
+        match=r"'categroy' .*is missing: step 'reply' \(p\.yaml:10:5\) takes it as "
+        r"'categroy' \(did you mean 'category'\?\)",
+    ):
+        plan(misspelt).check_inputs({"ticket": "x"})
+
+
+def test_an_output_that_a_run_did_not_give_is_a_key_error_that_says_which_it_did() -> (
+    None
+):
+    run = Run("1", "triage", (), {"category": "billing", "reply": "Hello"})
+    assert run.outputs == {"category": "billing", "reply": "Hello"}
+    with pytest.raises(KeyError) as caught:
+        run.outputs["categroy"]
+    assert isinstance(caught.value, UnknownOutputError)
+    assert str(caught.value) == (
+        "program 'triage' gave no output 'categroy' (did you mean 'category'?); "
+        "it gave: category, reply"
+    )
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

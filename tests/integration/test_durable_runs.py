@@ -28,6 +28,7 @@ from dspex.runtime.journal import (
     WRITER,
     RunCancelledError,
     RunNotFoundError,
+    StoreFullError,
 )
 from dspex.runtime.journal.store import Store
 from dspex.testing import ScriptedLM, open_fake_provider
@@ -199,6 +200,13 @@ async def test_a_cancelled_run_stops_and_stays_cancelled(store: Path) -> None:
         assert rt.in_flight == ()
         with pytest.raises(RunNotFoundError):
             await rt.cancel("unknown")
+        # What it did is there at once, for every process.
+        row = await rt.journal.run(run)
+        assert rt.table.counts["cancelled"] == 1
+    shown = [(it["name"], it["state"], it["attempts"]) for it in row.steps]
+    assert shown == [
+        ("first", "cancelled", 1), ("second", "pending", 0), ("third", "pending", 0),
+    ]  # fmt: skip
     lm = answers()
     async with open_runtime(lm, store=store) as rt:
         with pytest.raises(RunCancelledError, match="was cancelled"):
@@ -346,6 +354,23 @@ async def test_a_full_disk_interrupts_a_run_which_goes_on_when_there_is_room(
     assert ended.status == "succeeded"
     # What was answered while the disk was full was kept in memory and written later.
     assert len({str(request.messages) for request in lm.requests}) == len(lm.requests)
+
+
+async def test_who_waits_for_a_run_is_told_that_the_disk_stays_full(
+    store: Path,
+) -> None:
+    lm = answers(delay=0.05)
+    async with open_runtime(lm, store=store, lease_seconds=0.4) as rt:
+        await rt.run(CHAIN, ticket="before")
+        run = await rt.submit(CHAIN, {"ticket": "x" * 20_000})
+        opened = rt.journal.store
+        assert isinstance(opened, Store)
+        await trio.to_thread.run_sync(fill, opened)
+        for _ in range(2):  # and so is who comes later
+            with pytest.raises(StoreFullError, match="free room"):
+                await rt.result(run, timeout=10)
+        await trio.to_thread.run_sync(empty, opened)
+        assert (await rt.result(run, timeout=10)).status == "succeeded"
 
 
 class Lottery(Module):

@@ -49,6 +49,18 @@ async def test_a_program_is_shown_as_a_graph_with_backends() -> None:
     assert {"name", "steps", "outputs"} <= set(schema["properties"])
 
 
+async def test_a_module_that_dspy_does_not_have_is_told_before_the_graph(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "odd.yaml"
+    text = "name: odd\nsteps:\n  one: {module: dspy.Perdict, backend: python, "
+    await write(program, text + "signature: a -> b}\n")
+    shown = await dspex("programs", "show", program)
+    assert (shown.status, shown.out) == (2, "")
+    assert "odd.yaml:3:" in shown.err
+    assert "'dspy.Perdict'" in shown.err
+
+
 async def test_the_resume_example_pays_nothing_twice() -> None:
     done = await trio.run_process(
         [sys.executable, ROOT / "examples/resume.py"],

@@ -217,6 +217,10 @@ async def test_sighup_loads_changed_programs_and_loses_no_run(tmp_path: Path) ->
         (programs / "triage.yaml").write_text("name: [")
         worker.popen.send_signal(signal.SIGHUP)
         assert await eventually(lambda: worker.logged("reload_failed"), seconds=5)
+        lines = worker.log.read_text().splitlines()
+        (line,) = (it for it in lines if "reload_failed" in it)
+        assert "triage.yaml:1:8: not valid YAML" in line
+        assert "Traceback" not in line
         again = await ask(worker.port, "POST", f"{RUNS}?wait=10", INPUTS)
         assert list(again.json["outputs"]) == ["urgency"]
 

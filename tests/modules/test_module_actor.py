@@ -4,6 +4,7 @@ import trio.testing
 
 from dspex.modules import (
     AdapterParseError,
+    CodeExitError,
     ForwardQueueFullError,
     ForwardResultError,
     ForwardTimeoutError,
@@ -53,6 +54,38 @@ async def test_forward_answers_and_is_counted() -> None:
         (execution,) = state.executions
         assert execution.inputs == {"q": "?"}
         assert execution.prediction == prediction
+
+
+class Leaves(Module):
+    def __init__(self, how: type[BaseException]) -> None:
+        self.how = how
+
+    async def forward(self, q: str) -> Prediction:
+        async with trio.open_nursery():
+            raise self.how(q)
+
+
+class Outer(Module):
+    def __init__(self, inner: Module) -> None:
+        self.inner = inner
+
+    async def forward(self, q: str) -> Prediction:
+        return await self.inner(q=q)
+
+
+class OddError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("how", [SystemExit, OddError])
+async def test_a_forward_that_would_end_the_process_fails_only_its_caller(
+    how: type[BaseException],
+) -> None:
+    async with open_node() as node:
+        ref = await node.start(ModuleActor(Outer(Leaves(how))), name="leaves")
+        with pytest.raises(CodeExitError, match="the forward of Leaves raised"):
+            await ref.call(ModuleActor.forward, {"q": "bye"})
+        assert node.registry.whereis("leaves") is ref
 
 
 async def test_forwards_run_side_by_side_up_to_the_limit(

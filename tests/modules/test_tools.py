@@ -130,6 +130,19 @@ async def test_exception_of_a_tool_is_one_line_without_a_traceback() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_tool_that_exits_fails_its_call_only(is_async: bool) -> None:
+    def leave() -> None:
+        raise SystemExit("enough")
+
+    async def leave_later() -> None:
+        leave()
+
+    leaving = Tool(leave_later if is_async else leave)
+    with pytest.raises(ToolFailedError, match="SystemExit: enough"):
+        await leaving.run({})
+
+
 async def test_async_tool_is_cancelled_at_its_timeout(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -8,7 +8,13 @@ import pytest
 import trio
 import trio.testing
 
-from dspex.modules import ChatAdapter, ConfigError, Predict, Prediction
+from dspex.modules import (
+    ChatAdapter,
+    CodeExitError,
+    ConfigError,
+    Predict,
+    Prediction,
+)
 from dspex.modules.optimizers import (
     Dataset,
     DatasetError,
@@ -44,6 +50,19 @@ def make(count: int = COUNT) -> Dataset:
 
 def program(**more: object) -> Predict:
     return Predict("question -> answer", adapter=ChatAdapter(), **more)  # type: ignore[arg-type]
+
+
+async def test_a_metric_that_exits_costs_its_own_outcome_only() -> None:
+    def metric(example: Example, prediction: Prediction) -> float:
+        if example["question"] == "1":
+            raise SystemExit(3)
+        return 1.0
+
+    evaluate = Evaluate(make(3), metric=metric, max_errors=None)
+    found = await evaluate(program(), lm=ScriptedLM(lambda _: "[[ ## answer ## ]]\nx"))
+    errors = [outcome.error for outcome in found.outcomes]
+    assert [type(error) for error in errors] == [type(None), CodeExitError, type(None)]
+    assert "the metric 'metric' raised SystemExit: 3" in str(errors[1])
 
 
 async def test_outcomes_keep_their_order_and_their_errors(

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,11 +62,13 @@ async def open_worker(
     *,
     delay: float = 0.0,
     answer: Callable[[Request], str] = rule,
+    store: Path | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Worker]:
     lm = ScriptedLM(answer, delay=delay)
     wanted = WorkerSettings(port=0, **settings)
-    async with open_app(App(triage(), lm=lm), max_runs=wanted.max_runs) as runtime:
+    app = App(triage(), lm=lm)
+    async with open_app(app, store=store, max_runs=wanted.max_runs) as runtime:
         service = make_service(runtime, wanted)
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(listen, service, bind(wanted))
