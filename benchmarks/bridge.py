@@ -1,6 +1,7 @@
 """The dspy bridge: what a process of one's own costs, and what it saves."""
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -101,6 +102,23 @@ async def bare_echo(count: int) -> list[float]:
     return seconds
 
 
+def predict_alone(count: int, pause: float = 0.0) -> float:
+    """The median of dspy's own seconds, in a process that knows of no bridge."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(HERE / "_bridge_bare.py"),
+            "alone",
+            str(count),
+            str(pause),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    seconds: list[float] = json.loads(done.stdout)
+    return statistics.median(seconds[count // 10 :])
+
+
 async def bare_predict(count: int) -> list[float]:
     """The same forwarded Predict with nothing around it: what two processes must cost.
 
@@ -131,7 +149,7 @@ async def bare_predict(count: int) -> list[float]:
     return seconds
 
 
-async def echo(node: Node, count: int) -> None:
+async def echo(node: Node, count: int) -> bool:
     bare = statistics.median(await bare_echo(count))
     bridge = await node.start(DspyBridge(search_path=[HERE]))
 
@@ -141,7 +159,7 @@ async def echo(node: Node, count: int) -> None:
     ours = statistics.median(await times(ping, count))
     bridge.exit("shutdown")
     # `bare` is a socketpair ping-pong with the same codec.
-    figure(
+    return figure(
         "echo_2kb_p50",
         ours * 1e6,
         "us",
@@ -150,13 +168,11 @@ async def echo(node: Node, count: int) -> None:
     )
 
 
-async def predict(node: Node, count: int) -> None:
-    pool = await start(node, spares=0)
-    call = hosted("predict_alone", text=ANSWER, calls=count)
-    alone = statistics.median((await run(pool, call))["seconds"][count // 10 :])
+async def predict(node: Node, count: int) -> bool:
+    alone = predict_alone(count)
     # The same, called as often as over the bridge: with the caches gone cold between.
-    call = hosted("predict_alone", text=ANSWER, calls=count // 4, pause=0.0003)
-    woken = statistics.median((await run(pool, call))["seconds"][count // 40 :])
+    woken = predict_alone(count // 4, pause=0.0003)
+    pool = await start(node, spares=0)
     ours = statistics.median(await times(lambda: run(pool, PREDICT), count))
     peers = {
         "forwarded": ours * 1e3,
@@ -165,11 +181,11 @@ async def predict(node: Node, count: int) -> None:
         "bare_forwarded": statistics.median(await bare_predict(count)) * 1e3,
     }
     more = (ours - alone) * 1e3
-    figure("predict_over_alone", more, "ms", reach="<= 0.3", against=peers)
     pool.exit("kill")
+    return figure("predict_over_alone", more, "ms", reach="<= 0.3", against=peers)
 
 
-async def throughput(node: Node, count: int) -> None:
+async def throughput(node: Node, count: int) -> bool:
     rates: dict[int, float] = {}
     cpu: dict[str, float] = {}
     for size in (1, 2):
@@ -192,7 +208,7 @@ async def throughput(node: Node, count: int) -> None:
         cpu[f"children_cpu_ms_of_{size}"] = children / count * 1e3
         cpu[f"parent_cpu_ms_of_{size}"] = (time.process_time() - used[1]) / count * 1e3
         pool.exit("kill")
-    figure(
+    return figure(
         "predict_rate_pool_of_2",
         rates[2],
         "1/s",
@@ -207,7 +223,9 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
-async def recovery(node: Node, rounds: int) -> None:
+async def recovery(node: Node, count: int) -> bool:
+    rounds = max(5, count // 50)
+    good = True
     for label, spares, reach in (("warm_spare", 1, 50), ("fork_server", 0, 150)):
         pool = await start(node, min_size=1, max_size=1, spares=spares)
         await run(pool, PREDICT)
@@ -226,7 +244,7 @@ async def recovery(node: Node, rounds: int) -> None:
             await trio.sleep(0.1)
         value = statistics.median(seconds) * 1e3
         name = f"crash_to_answer_{label}_p50"
-        figure(name, value, "ms", reach=f"<= {reach}")
+        good &= figure(name, value, "ms", reach=f"<= {reach}")
         pool.exit("kill")
     seconds = []
     for _ in range(3):
@@ -236,13 +254,13 @@ async def recovery(node: Node, rounds: int) -> None:
         seconds.append(time.perf_counter() - began)
         bridge.exit("shutdown")
     value = statistics.median(seconds) * 1e3
-    figure("crash_to_answer_cold_p50", value, "ms")
+    return good & figure("crash_to_answer_cold_p50", value, "ms")
 
 
-async def memory(node: Node) -> None:
+async def memory(node: Node, count: int) -> bool:
     pool = await start(node, min_size=4, max_size=4, spares=0)
     async with trio.open_nursery() as nursery:
-        for _ in range(40):
+        for _ in range(min(count, 40)):
             nursery.start_soon(run, pool, PREDICT)
     pids = await pool.call(DspyPool.pids)
     mine = statistics.mean(private_bytes(pid) for pid in pids) / 2**20
@@ -250,15 +268,15 @@ async def memory(node: Node) -> None:
     bridge = await node.start(DspyBridge())
     await bridge.call(DspyBridge.run, PREDICT, answer_at_once, timeout=60)
     cold = private_bytes(await bridge.call(DspyBridge.pid)) / 2**20
-    figure(
+    bridge.exit("shutdown")
+    pool.exit("kill")
+    return figure(
         "private_memory_forked",
         mine,
         "MiB",
         reach="<= 15",
         against={"cold": cold, "pss_forked": pss},
     )
-    bridge.exit("shutdown")
-    pool.exit("kill")
 
 
 def pss_bytes(pid: int) -> int:
@@ -273,7 +291,7 @@ class Native(Actor):
         return 42
 
 
-async def isolation(node: Node, count: int) -> None:
+async def isolation(node: Node, count: int) -> bool:
     native = await node.start(Native())
     pool = await start(node, spares=0)
 
@@ -293,32 +311,41 @@ async def isolation(node: Node, count: int) -> None:
         await trio.sleep(0.2)
         busy = await p99()
         nursery.cancel_scope.cancel()
-    figure(
+    pool.exit("kill")
+    return figure(
         "native_call_p99_burning",
         busy * 1e6,
         "us",
         reach="<= 2 x idle",
         against={"idle": idle * 1e6},
     )
-    pool.exit("kill")
 
 
-async def measure(count: int) -> None:
+MEASURES: dict[str, Callable[[Node, int], Awaitable[bool]]] = {
+    "echo": echo,
+    "predict": predict,
+    "throughput": throughput,
+    "recovery": recovery,
+    "memory": memory,
+    "isolation": isolation,
+}
+
+
+async def measure(names: list[str], count: int) -> list[bool]:
     async with open_node() as node:
-        await echo(node, count)
-        await predict(node, count)
-        await throughput(node, count)
-        await recovery(node, max(5, count // 50))
-        await memory(node)
-        await isolation(node, count)
+        return [await MEASURES[name](node, count) for name in names]
 
 
 def main(argv: list[str]) -> int:
+    """Measure and print; status 1 if a figure misses what it should reach."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks bridge")
+    parser.add_argument("figures", nargs="*", help=f"of {', '.join(MEASURES)}")
     parser.add_argument("--count", type=int, default=1000, help="calls a figure")
     parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
     options = parser.parse_args(argv)
+    if unknown := set(options.figures) - set(MEASURES):
+        parser.error(f"unknown figures: {', '.join(sorted(unknown))}")
     count: int = max(40, options.count // (10 if options.quick else 1))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    trio.run(measure, count)
-    return 0
+    held = trio.run(measure, options.figures or list(MEASURES), count)
+    return 0 if all(held) else 1

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dspex.runtime.bridge.child_adapters import remember_type_adapters
 from dspex.runtime.bridge.child_calls import Calls, RunCancelled
 from dspex.runtime.bridge.child_channel import Channel
 from dspex.runtime.bridge.child_dspy import load_dspy
@@ -16,6 +15,7 @@ from dspex.runtime.bridge.child_interpreter import make_interpreter
 from dspex.runtime.bridge.child_limits import start_cpu_clock
 from dspex.runtime.bridge.child_modules import run_module
 from dspex.runtime.bridge.child_optimizers import optimize
+from dspex.runtime.bridge.child_shortcuts import take_shortcuts
 from dspex.runtime.bridge.errors import BridgeError
 from dspex.runtime.bridge.protocol import (
     Cancel,
@@ -137,7 +137,7 @@ def prepare_dspy() -> None:
     dspy: Any = load_dspy()
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     dspy.configure(disable_history=True, interpreter_factory=make_interpreter)
-    remember_type_adapters()
+    take_shortcuts()
 
 
 def serve(channel: socket.socket, hello: Hello) -> NoReturn:

@@ -2,16 +2,13 @@
 
 import importlib
 import inspect
-from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from dspex.runtime.bridge.child_calls import Calls
 from dspex.runtime.bridge.child_dspy import load_dspy
-from dspex.runtime.bridge.child_engine import AsyncParentEngine, ParentEngine
+from dspex.runtime.bridge.child_settings import configured
 from dspex.runtime.bridge.child_streams import stream_module
 from dspex.runtime.bridge.child_types import build_types
 from dspex.runtime.bridge.child_values import pack_value, unpack_value
@@ -20,35 +17,8 @@ from dspex.runtime.bridge.protocol import JSONObject, Result, Run, ToolInfo
 # Any: dspy is not installed where the types of this file are checked.
 Dspy = Any
 
-MODEL_NAME = "dspex/parent"
 _MADE_LIMIT = 128
 _made: "dict[bytes, Dspy]" = {}
-
-
-@dataclass
-class Settings:
-    """What dspy is set to during a run, and what it counted."""
-
-    lm: Dspy
-    engine: ParentEngine
-    tracker: Dspy
-
-    def usage(self) -> "dict[str, int]":
-        """Give the tokens used, in the words of a provider's `Usage`."""
-        usage = dict(self.engine.usage)
-        if self.tracker is None:
-            return usage
-        for counts in self.tracker.get_total_tokens().values():
-            usage["input_tokens"] += counts.get("prompt_tokens") or 0
-            usage["output_tokens"] += counts.get("completion_tokens") or 0
-        return usage
-
-    @property
-    def calls(self) -> int:
-        """How many model calls were made."""
-        if self.tracker is None:
-            return self.engine.calls
-        return sum(len(entries) for entries in self.tracker.usage_data.values())
 
 
 def run_module(run: Run, calls: Calls) -> Result:
@@ -59,7 +29,8 @@ def run_module(run: Run, calls: Calls) -> Result:
         run.inputs, make_tool=lambda info: _tool(ToolInfo(**info), run, calls, dspy)
     )
     trace: list[Any] = []  # Any: dspy's trace entries
-    with configured(run, calls, dspy) as settings, _traced(run, trace, dspy):
+    traced = {"trace": trace} if run.trace else {}
+    with configured(run, calls, **traced) as settings:
         if run.stream:
             outputs = stream_module(module, inputs, run, calls)
         else:
@@ -72,43 +43,6 @@ def run_module(run: Run, calls: Calls) -> Result:
         model_calls=settings.calls,
         trace=[_pack_step(step, module) for step in trace],
     )
-
-
-@contextmanager
-def configured(run: Run, calls: Calls, dspy: Dspy) -> "Generator[Settings, None, None]":
-    """Set dspy to the run's model and adapter."""
-    engine = ParentEngine(
-        lambda request: calls.model(run.id, run.module, request),
-        lambda request: calls.stream_model(run.id, run.module, request),
-        json_schema=run.json_schema,
-        native_tools=run.native_tools,
-    )
-    options = unpack_value(run.lm)
-    adapter = _adapter(run.adapter, dspy)
-    if run.own_model is None:
-        lm = dspy.LM(
-            MODEL_NAME,
-            engine=engine,
-            async_engine=AsyncParentEngine(engine),
-            cache=False,
-            num_retries=0,  # the parent's provider retries
-            **options,
-        )
-        with dspy.context(lm=lm, adapter=adapter):
-            yield Settings(lm, engine, None)
-        return
-    lm = dspy.LM(run.own_model, **{"cache": False, **options})
-    with _tracker() as tracker, dspy.context(lm=lm, adapter=adapter):
-        yield Settings(lm, engine, tracker)
-
-
-# Any: dspy's context manager and trace entries.
-def _traced(run: Run, trace: "list[Any]", dspy: Dspy) -> Any:
-    return dspy.context(trace=trace) if run.trace else nullcontext()
-
-
-def _tracker() -> Any:  # Any: dspy's context manager
-    return importlib.import_module("dspy.utils.usage_tracker").track_usage()
 
 
 def build_module(run: Run, calls: Calls, dspy: Dspy) -> Dspy:
@@ -240,19 +174,6 @@ def _tool(info: ToolInfo, run: Run, calls: Calls, dspy: Dspy) -> Dspy:
         args=properties,
         arg_types=types,
     )
-
-
-def _adapter(name: "str | None", dspy: Dspy) -> Dspy:
-    if name is None:
-        return None
-    adapters = {
-        "chat": dspy.ChatAdapter,
-        "json": dspy.JSONAdapter,
-        "xml": dspy.XMLAdapter,
-    }
-    if name not in adapters:
-        raise LookupError(f"adapter {name!r} is none of {sorted(adapters)}")
-    return adapters[name]()
 
 
 def _pack_outputs(outputs: Dspy, run: Run, dspy: Dspy) -> JSONObject:

@@ -10,7 +10,8 @@ from typing import Any
 
 from dspex.runtime.bridge.child_calls import Calls
 from dspex.runtime.bridge.child_dspy import load_dspy
-from dspex.runtime.bridge.child_modules import build_module, configured, find
+from dspex.runtime.bridge.child_modules import build_module, find
+from dspex.runtime.bridge.child_settings import configured
 from dspex.runtime.bridge.child_values import pack_value, unpack_value
 from dspex.runtime.bridge.protocol import JSONObject, Optimize, Result
 
@@ -36,7 +37,7 @@ def optimize(run: Optimize, calls: Calls) -> Result:
         display_progress=False,
     )
     program = _with_id(run)
-    with configured(program, calls, dspy) as settings, _progress(run, calls, dspy):
+    with configured(program, calls) as settings, _progress(run, calls, dspy):
         before = float(evaluate(student).score)
         optimizer = _make(optimizer_class, metric, options, settings.lm)
         compiled = optimizer.compile(

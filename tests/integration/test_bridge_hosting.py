@@ -587,6 +587,14 @@ async def test_bootstrapped_demos_come_home(pool: ActorRef[DspyPool]) -> None:
     assert all(demo in EXAMPLES for demo in predictor["demos"])
 
 
+async def test_what_is_kept_of_a_signature_is_what_dspy_says_of_it(
+    pool: ActorRef[DspyPool],
+) -> None:
+    call = DspyCall(module="hosted_programs:differences", inputs={})
+    result = await pool.call(DspyPool.run, call, no_model, timeout=30)
+    assert result.outputs == {"differences": []}
+
+
 async def test_another_virtual_environment_hosts_as_well(
     node: Node, tmp_path: Path
 ) -> None:
@@ -621,7 +629,10 @@ async def test_a_second_interpreter_whose_dspy_is_another_version_names_both(
     (site,) = (tmp_path / "env/lib").glob("*/site-packages")
     here = next(path for path in sys.path if path.endswith("site-packages"))
     (site / "here.pth").write_text(here + "\n")
-    # What pip leaves of another version; it comes before the other on the path.
+    # What pip leaves of another version; it comes before the other on the path, and
+    # must not be imported: what it needs may not be there.
+    (site / "dspy").mkdir()
+    (site / "dspy/__init__.py").write_text("import only_dspy_2_needs_this\n")
     info = site / "dspy-2.6.27.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(

@@ -1,7 +1,9 @@
 """Programs, metrics and types that the hosted processes import during the tests."""
 
 import importlib
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 dspy: Any = importlib.import_module("dspy")  # Any: it ships no types
 
@@ -47,6 +49,66 @@ def rows(row: Any, wanted: Any, tool: Any) -> dict[str, Any]:
         "tool": tool,
         "told": tool(**call.args),
     }
+
+
+class Place(pydantic.BaseModel):
+    city: str
+    people: int
+
+
+class Judge(dspy.Signature):  # type: ignore[misc]
+    """Judge it."""
+
+    text: str = dspy.InputField(desc="What was said.")
+    picture: dspy.Image = dspy.InputField()
+    verdict: Literal["good", "bad"] = dspy.OutputField()
+
+
+def differences() -> dict[str, list[str]]:
+    """Say where a shortcut of the host gives anything but what dspy itself gives."""
+    found: list[str] = []
+
+    def compare(what: str, function: Any, *arguments: Any) -> None:
+        expected = function.__wrapped__(*arguments)
+        found.extend(what for _ in range(2) if function(*arguments) != expected)
+
+    types = {"Place": Place}
+    signatures = [
+        dspy.Signature("question -> answer"),
+        dspy.Signature(
+            "text: str, n: int -> place: Place, ok: bool", custom_types=types
+        ),
+        dspy.Signature("question, history: dspy.History -> answer: list[str]"),
+        Judge,
+    ]
+    execution = importlib.import_module("dspy.clients.execution")
+    for signature in signatures:
+        for instructions in (signature.instructions, "Say it in one word."):
+            # In place, as somebody might: the message that is kept is not that one.
+            signature.instructions = instructions
+            meta = type(signature)
+            for kind in ("input", "output"):
+                compare(kind, meta._get_fields_with_type, signature, kind)
+            for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
+                compare(
+                    "system", type(adapter).format_system_message, adapter, signature
+                )
+        field = signature.output_fields.popitem()[1]  # of a copy
+        field.json_schema_extra["desc"] = "in place"
+        system = dspy.ChatAdapter.format_system_message
+        compare("a changed field", system, dspy.ChatAdapter(), signature)
+    talk = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "?"},
+    ]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    for messages in (talk, talk[:2], talk[1:], talk[:1] + parts):
+        for settings in ({}, {"temperature": 0.5, "stop": ["x"]}):
+            body = {"model": "some/model", "messages": messages, **settings}
+            compare("request", execution.request_from_openai_chat, body)
+    return {"differences": found}
 
 
 def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
