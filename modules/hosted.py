@@ -86,6 +86,16 @@ class HostedBackend:
             registry=self._registry, start_bridge=self._start_bridge, lm=lm
         )
 
+    async def pool(self) -> ActorRef[DspyPool]:
+        """Give the bridge, which is started unless it is there.
+
+        Raises:
+            DspexError: it cannot be started.
+        """
+        async with self._preparing:
+            await self._start_bridge()
+        return await self._registry.wait_for(BRIDGE_NAME, _LOOK_UP_SECONDS)
+
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there, and look the module up in it.
 
@@ -138,22 +148,7 @@ class HostedBackend:
         async def complete(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
             return (await lm.complete(Request.from_json(request))).to_json()
 
-        config = dict(step.config)
-        # As with the native backend: JSON for models that follow a schema.
-        by_capability = "json" if lm.capabilities.json_schema else None
-        call = DspyCall(
-            module=step.module,
-            signature=step.signature,
-            instructions=step.instructions,
-            adapter=config.pop("adapter", by_capability),
-            lm={key: config.pop(key) for key in list(config) if key in _LM_SETTINGS},
-            config=config,
-            demos=[fields_for_dspy(demo) for demo in step.demos],
-            inputs=fields_for_dspy(inputs),
-            json_schema=lm.capabilities.json_schema,
-            native_tools=lm.capabilities.tools,
-            timeout=_left(deadline),
-        )
+        call = call_of(step, inputs, lm=lm, timeout=_left(deadline))
         ref: ActorRef[DspyPool] = await self._registry.wait_for(
             BRIDGE_NAME, _left(deadline)
         )
@@ -164,6 +159,32 @@ class HostedBackend:
             timeout=_left(deadline),
         )
         return StepResult(result.outputs, lm.usage.to_json(), lm.cost)
+
+
+def call_of(
+    step: Step,
+    inputs: Mapping[str, Any],  # Any: as the signature declares
+    *,
+    lm: LM,
+    timeout: float | None = None,
+) -> DspyCall:
+    """Give the step as dspy is asked to run it."""
+    config = dict(step.config)
+    # As with the native backend: JSON for models that follow a schema.
+    by_capability = "json" if lm.capabilities.json_schema else None
+    return DspyCall(
+        module=step.module,
+        signature=step.signature,
+        instructions=step.instructions,
+        adapter=config.pop("adapter", by_capability),
+        lm={key: config.pop(key) for key in list(config) if key in _LM_SETTINGS},
+        config=config,
+        demos=[fields_for_dspy(demo) for demo in step.demos],
+        inputs=fields_for_dspy(inputs),
+        json_schema=lm.capabilities.json_schema,
+        native_tools=lm.capabilities.tools,
+        timeout=timeout,
+    )
 
 
 async def _no_model(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON

@@ -85,7 +85,8 @@ async def evaluate_program(options: EvalOptions) -> int:
         DspexError: the program, the data, the metric or the model cannot be used.
     """
     work = options.work
-    program, metric = load_program(work.program), read_metric(work.metric)
+    program = await load_program(work.program, store=work.store)
+    metric = read_metric(work.metric)
     check_out(options.out)
     given = read_lm(work.lm, base_url=work.base_url, timeout=work.timeout)
     async with open_runtime(
@@ -140,8 +141,8 @@ async def evaluate_program(options: EvalOptions) -> int:
 
 
 def search_path(program: str) -> list[Path]:
-    """Give where a program's own functions lie: beside its file."""
-    return [Path(program).resolve().parent]
+    """Give where its functions and metrics lie: beside its file, and here."""
+    return list(dict.fromkeys([Path(program).resolve().parent, Path.cwd()]))
 
 
 def keys_of(examples: Sequence[Any]) -> list[str]:  # Any: Example

@@ -1,17 +1,22 @@
 """The command line: dspex eval, dspex compile."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
-from dspex.worker.compile_command import OPTIMIZERS, CompileOptions, compile_program
+from dspex.worker.compile_command import compile_program
+from dspex.worker.compile_job import OPTIMIZERS, CompileOptions
 from dspex.worker.eval_command import EvalOptions, WorkOptions, evaluate_program
 from dspex.worker.execute import Debug, LogLevel, execute
 
 Program = Annotated[
     str,
-    typer.Argument(help="A program file, or package.module:attribute: a Module."),
+    typer.Argument(
+        help="A program file, NAME@NUMBER of the store, or package.module:attribute: "
+        "a Module."
+    ),
 ]
 Metric = Annotated[
     str,
@@ -59,6 +64,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _read_settings(option: str, text: str) -> dict[str, Any]:  # Any: JSON
+    try:
+        found: object = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"is no JSON: {error}", param_hint=option) from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(
+            'is no JSON object: give it like {"auto": "light"}', param_hint=option
+        )
+    return cast("dict[str, Any]", found)
 
 
 def eval_command(
@@ -110,10 +127,19 @@ def compile_command(
     program: Program,
     trainset: Annotated[Path, typer.Option(help="Examples: a .jsonl or .csv file.")],
     metric: Metric,
-    optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "bootstrap",
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(OPTIMIZERS)}, or one of dspy's: dspy.MIPROv2, "
+            "dspy.GEPA, dspy.COPRO, ..."
+        ),
+    ] = "bootstrap",
     valset: Annotated[
         Path | None,
-        typer.Option(help="What random-search chooses on; else half of --trainset."),
+        typer.Option(
+            help="What random-search (else half of --trainset) and dspy's optimizers "
+            "choose on."
+        ),
     ] = None,
     devset: Annotated[
         Path | None,
@@ -136,6 +162,12 @@ def compile_command(
     candidates: Annotated[
         int, typer.Option(min=0, help="Shuffled candidates of random-search.")
     ] = 8,
+    settings: Annotated[
+        str, typer.Option(help="Settings that make an optimizer of dspy, as JSON.")
+    ] = "{}",
+    compile_settings: Annotated[
+        str, typer.Option(help="Settings for its compile, as JSON.")
+    ] = "{}",
     max_errors: Annotated[
         int, typer.Option(min=1, help="Failed tries that end it.")
     ] = 10,
@@ -182,6 +214,8 @@ def compile_command(
         max_rounds=max_rounds,
         threshold=threshold,
         candidates=candidates,
+        settings=_read_settings("--settings", settings),
+        compile_settings=_read_settings("--compile-settings", compile_settings),
         save=save,
     )
     execute(lambda: compile_program(options), debug=debug, log_level=log_level)

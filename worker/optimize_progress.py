@@ -1,7 +1,8 @@
 """Progress of an evaluation or a compile: a bar, the score, cost so far, time left."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -44,8 +45,8 @@ class WorkProgress:
         with self._progress:
             yield
 
-    def begin(self, phase: str, total: int) -> None:
-        """Begin a phase of that many examples or candidates."""
+    def begin(self, phase: str, total: int | None) -> None:
+        """Begin a phase of that many examples or candidates; None: nobody knows."""
         self._scores.clear()
         self._task = self._progress.add_task(phase, total=total, score="", cost="")
 
@@ -59,6 +60,11 @@ class WorkProgress:
         """Count a training example that was tried."""
         self._scores.append(is_demo)
         self.advance(f"{sum(self._scores):g} demos")
+
+    def on_event(self, event: Mapping[str, Any]) -> None:  # Any: JSON
+        """Count an evaluation that an optimizer of dspy has made."""
+        if event["event"] == "evaluated":
+            self.advance(f"{event['score']:.1f} %")
 
     def advance(self, score: str) -> None:
         """Count one, and show the score and what was spent."""

@@ -1,6 +1,7 @@
 """What `dspex eval` and `dspex compile` work on: a program, a metric, data, a model."""
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,17 @@ from dspex.modules.optimizers import (
     Example,
     Metric,
     ProgramModule,
-    answer_in_text,
-    exact_match,
-    f1,
     lm_judge,
-    numeric,
 )
+from dspex.modules.optimizers.dspy_metrics import BY_FIELD
 from dspex.modules.saved_state import dump_dspy_state
 from dspex.providers import LM, Budget, Embedded, Price, read_prices
 from dspex.runtime import DspexError
 from dspex.runtime.engine import Program
 from dspex.worker.app import Runtime
+from dspex.worker.programs_command import find_version
+from dspex.worker.runs_command import open_journal
 
-_BY_FIELD: Final = {
-    "answer_in_text": answer_in_text,
-    "exact_match": exact_match,
-    "f1": f1,
-    "numeric": numeric,
-}
 _FILES: Final = (".yaml", ".yml", ".json")
 
 
@@ -57,13 +51,25 @@ class Subject:
         return {"module": self.name, "state": state}
 
 
-def load_program(text: str) -> Program | None:
-    """Read the program file; None where the text names code.
+async def load_program(text: str, *, store: str | None) -> Program | None:
+    """Read the program file, or the version of the store; None for code.
 
     Raises:
         ProgramError: it is not a program.
+        BadOptionError: it is a version, and there is no store.
+        DspexError: the store has no such version.
     """
-    return Program.load(text) if Path(text).suffix in _FILES else None
+    if Path(text).suffix in _FILES:
+        return Program.load(text)
+    if ":" in text:
+        return None
+    if store is None:
+        raise BadOptionError(
+            f"PROGRAM {text!r} is a version in a store: give --store, a program file "
+            "(.yaml, .json), or package.module:attribute"
+        )
+    async with open_journal(store) as journal:
+        return Program.model_validate((await find_version(journal, text)).body)
 
 
 def read_subject(text: str, program: Program | None, runtime: Runtime) -> Subject:
@@ -99,13 +105,13 @@ def read_metric(text: str) -> Metric:
         BadOptionError: there is no such metric.
     """
     name, _, rest = text.partition(":")
-    if name in _BY_FIELD and rest:
-        return _BY_FIELD[name](rest)
+    if name in BY_FIELD and rest:
+        return BY_FIELD[name](rest)
     if name == "judge" and rest:
         return lm_judge(rest)
     if not rest:
         raise BadOptionError(
-            f"--metric {text!r} is none: give {', '.join(_BY_FIELD)} with :FIELD, "
+            f"--metric {text!r} is none: give {', '.join(BY_FIELD)} with :FIELD, "
             "judge:CRITERIA, or package.module:function"
         )
     found = import_attribute("--metric", text)
@@ -123,7 +129,7 @@ def check_metric_field(
         BadOptionError: the program does not give it, or an example does not have it.
     """
     name, _, field = text.partition(":")
-    if name not in _BY_FIELD:
+    if name not in BY_FIELD:
         return
     if subject.outputs and field not in subject.outputs:
         given = ", ".join(subject.outputs)
@@ -145,13 +151,16 @@ def import_attribute(option: str, text: str) -> object:
         BadOptionError: it is not there.
     """
     name, _, attribute = text.partition(":")
+    # The installed command does not look there by itself.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     try:
         return cast("object", getattr(importlib.import_module(name), attribute))
     except ModuleNotFoundError as error:
         problem = f"there is no module {error.name!r}"
     except (AttributeError, ValueError):
         problem = f"module {name!r} has no {attribute!r}"
-    others = f"{', '.join(_BY_FIELD)} with :FIELD, judge:CRITERIA"
+    others = f"{', '.join(BY_FIELD)} with :FIELD, judge:CRITERIA"
     if option == "PROGRAM":
         others = "a program file"
     raise BadOptionError(

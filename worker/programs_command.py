@@ -60,7 +60,7 @@ async def show_program(program: str, *, store: str | None) -> int:
         found = Program.load(path)
     else:
         async with open_journal(store) as journal:
-            found = Program.model_validate((await _find(journal, program)).body)
+            found = Program.model_validate((await find_version(journal, program)).body)
     # Nothing is asked of a model: a plan is made and told.
     nobody = OpenAI("none", base_url="http://127.0.0.1:9/v1", api_key="none")
     folders: list[str | Path] = [path.parent, "."]
@@ -79,7 +79,7 @@ async def show_program(program: str, *, store: str | None) -> int:
 async def diff_programs(store: str, left: str, right: str) -> int:
     """Print how two versions differ; status 1 when they do."""
     async with open_journal(store) as journal:
-        versions = [await _find(journal, text) for text in (left, right)]
+        versions = [await find_version(journal, text) for text in (left, right)]
     old, new = (
         yaml.safe_dump(it.body, sort_keys=False).splitlines() for it in versions
     )
@@ -93,7 +93,7 @@ async def diff_programs(store: str, left: str, right: str) -> int:
 async def export_program(store: str, program: str) -> int:
     """Print a version as JSON, to be loaded or imported elsewhere."""
     async with open_journal(store) as journal:
-        found = await _find(journal, program)
+        found = await find_version(journal, program)
     print(json.dumps(found.body, indent=2))  # noqa: T201
     return 0
 
@@ -111,7 +111,7 @@ async def import_program(store: str, path: Path, *, made_by: str) -> int:
 async def rollback_program(store: str, program: str) -> int:
     """Make an old version the newest again, as a version of its own."""
     async with open_journal(store) as journal:
-        old = await _find(journal, program)
+        old = await find_version(journal, program)
         saved = await journal.save_program(
             old.name,
             old.body,
@@ -129,7 +129,13 @@ def print_schema() -> int:
     return 0
 
 
-async def _find(journal: Journal, text: str) -> ProgramVersion:
+async def find_version(journal: Journal, text: str) -> ProgramVersion:
+    """Give the version that NAME@NUMBER is, or the newest of NAME.
+
+    Raises:
+        BadVersionError: it names none.
+        VersionNotFoundError: it is not there.
+    """
     name, at, number = text.partition("@")
     if not name or (at and not number.isdecimal()):
         raise BadVersionError(text)

@@ -1,23 +1,38 @@
 """HostedOptimizer: dspy's own optimizers, by the interface of those that are here."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
+from dspex.modules.adapters.chat import ChatAdapter
+from dspex.modules.adapters.choice import choose_adapter
+from dspex.modules.adapters.json import JSONAdapter
+from dspex.modules.adapters.xml import XMLAdapter
 from dspex.modules.chain_of_thought import REASONING, ChainOfThought
+from dspex.modules.hosted import call_of
 from dspex.modules.module import Module
 from dspex.modules.optimizers.attempt import Meter
 from dspex.modules.optimizers.compiled import Compiled, DemoSource, M, Report
+from dspex.modules.optimizers.dspy_metrics import dspy_metric
 from dspex.modules.optimizers.errors import CompileError, DatasetError
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.journaled import EffectScopes, scope_of
+from dspex.modules.optimizers.program_module import HostedStep, ProgramModule
 from dspex.modules.predict import Predict
 from dspex.modules.signature import Signature
+from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request, Response
 from dspex.runtime import ActorRef
-from dspex.runtime.bridge import DspyCall, DspyPool, Optimization
+from dspex.runtime.bridge import (
+    DspyCall,
+    DspyPool,
+    Optimization,
+    OptimizedProgram,
+)
+
+_ADAPTERS: Final = {"chat": ChatAdapter, "json": JSONAdapter, "xml": XMLAdapter}
 
 OnProgress: TypeAlias = Callable[[Mapping[str, Any]], None]  # Any: JSON
 
@@ -25,11 +40,15 @@ OnProgress: TypeAlias = Callable[[Mapping[str, Any]], None]  # Any: JSON
 class HostedOptimizer:
     """Compiles with an optimizer of dspy: MIPROv2, GEPA, COPRO, BootstrapFewShot, ...
 
-    It runs in a process of `pool`, on a Predict or a ChainOfThought; its model calls
-    are made here, on the `lm` of `compile`. `metric` is `package.module:function`,
-    called there as dspy calls a metric. `settings` make the optimizer,
-    `compile_settings` go to its `compile`. Instructions and demos come home: what is
-    compiled runs without dspy. `on_progress` hears of its evaluations and log lines.
+    It runs in a process of `pool`, on a Predict, a ChainOfThought or a program with one
+    such step; its model calls are made here, on the `lm` of `compile`. `metric` is
+    `exact_match:FIELD` (or another by field), or `package.module:function`, called
+    there as dspy calls a metric. `settings` make the optimizer, `compile_settings` go
+    to its `compile`. Instructions and demos come home: what is compiled runs without
+    dspy. `on_progress` hears of its evaluations and log lines.
+
+    A model's budget that is used up ends it without an error. dspy tells nothing of
+    what it has found by then: the program is as it was.
     """
 
     def __init__(
@@ -44,7 +63,7 @@ class HostedOptimizer:
         on_progress: OnProgress | None = None,
     ) -> None:
         self.name = optimizer.removeprefix("dspy.")
-        self._metric = metric
+        self._metric = dspy_metric(metric) or metric
         self._pool = pool
         self._settings = dict(settings or {})
         self._compile_settings = dict(compile_settings or {})
@@ -67,20 +86,28 @@ class HostedOptimizer:
 
         Raises:
             DatasetError: there is no example, or one does not say what its inputs are.
-            CompileError: the student is neither a Predict nor a ChainOfThought.
+            CompileError: the student is not one Predict or ChainOfThought.
             RemoteError: dspy raised it.
         """
         started = trio.current_time()
         if not trainset:
             raise DatasetError("training set", "has no example to compile with")
         meter = Meter(scope_of(journal, self.name))
+        stopped: str | None = None
+        scope = trio.CancelScope()
 
         async def complete(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
             asked = Request.from_json(request)
             fingerprint = f"{lm.name} {asked.fingerprint()}"
-            found: Response = await meter.perform(
-                fingerprint, lambda: lm.complete(asked)
-            )
+            try:
+                found: Response = await meter.perform(
+                    fingerprint, lambda: lm.complete(asked)
+                )
+            except BudgetExceededError as error:
+                nonlocal stopped
+                stopped = str(error)
+                scope.cancel()
+                raise
             return found.to_json()
 
         async def watch(event: dict[str, Any]) -> None:  # Any: JSON
@@ -99,15 +126,16 @@ class HostedOptimizer:
             compile_settings=self._compile_settings,
             timeout=self._timeout,
         )
-        done = await self._pool.call(
-            DspyPool.optimize, optimization, complete, watch, timeout=self._timeout
-        )
+        done: OptimizedProgram | None = None
+        with scope:
+            done = await self._pool.call(
+                DspyPool.optimize, optimization, complete, watch, timeout=self._timeout
+            )
         program = student.reset_copy()
-        for name, predictor in program.named_predictors():
-            learned = done.predictors[name]
-            predictor.demos = tuple(Example(demo) for demo in learned["demos"])
-            instructions: str = learned["instructions"]
-            predictor.signature = predictor.signature.with_instructions(instructions)
+        if done is None or stopped is not None:
+            program = student.copy()
+        else:
+            self._learn(program, done)
         program.compiled = True
         report = Report(
             self.name,
@@ -119,34 +147,80 @@ class HostedOptimizer:
             replayed=meter.replayed,
             usage=meter.usage,
             seconds=trio.current_time() - started,
+            stopped=stopped,
         )
         return Compiled(program, report)
 
+    def _learn(self, program: Module, done: OptimizedProgram) -> None:
+        # One predictor here and one there; what each calls it is its own affair.
+        ((_, predictor),) = program.named_predictors()
+        if len(done.predictors) != 1:
+            raise CompileError(
+                self.name,
+                f"the step of dspy has the predictors {', '.join(done.predictors)}: "
+                "what one of them learned can be brought home",
+            )
+        (learned,) = done.predictors.values()
+        predictor.demos = tuple(Example(demo) for demo in learned["demos"])
+        instructions: str = learned["instructions"]
+        predictor.signature = predictor.signature.with_instructions(instructions)
+
     def _program(self, student: Module, lm: LM) -> DspyCall:
+        found = self._only_step(student)
         signature: Signature
-        if isinstance(student, ChainOfThought):
-            module, predictor = "dspy.ChainOfThought", student.predict
+        if isinstance(found, HostedStep):
+            step = found.step.model_copy(update={"demos": ()})
+            return call_of(step, {}, lm=lm)
+        if isinstance(found, ChainOfThought):
+            module, predictor = "dspy.ChainOfThought", found.predict
             signature = predictor.signature.delete(REASONING)
-        elif isinstance(student, Predict):
-            module, predictor = "dspy.Predict", student
+        elif isinstance(found, Predict):
+            module, predictor = "dspy.Predict", found
             signature = predictor.signature
         else:
             raise CompileError(
                 self.name,
-                f"the student is a {type(student).__name__}: dspy can be given a "
+                f"the student is a {type(found).__name__}: dspy can be given a "
                 "Predict or a ChainOfThought",
             )
-        adapter = predictor.adapter
+        # dspy asks in the form in which what it finds is used here.
+        adapter = choose_adapter(predictor.adapter, lm.capabilities, signature)
         return DspyCall(
             module=module,
             inputs={},
             signature=signature.signature,
             instructions=signature.instructions,
-            adapter=adapter if isinstance(adapter, str) else None,
+            adapter=next(
+                (n for n, kind in _ADAPTERS.items() if type(adapter) is kind), None
+            ),
             lm=dict(predictor.settings),
             json_schema=lm.capabilities.json_schema,
             native_tools=lm.capabilities.tools,
         )
+
+    def _only_step(self, student: Module) -> Module:
+        """Give what dspy shall have of a program of steps: its only one."""
+        if not isinstance(student, ProgramModule):
+            return student
+        if len(student.steps) != 1:
+            raise CompileError(
+                self.name,
+                f"the program has {len(student.steps)} steps "
+                f"({', '.join(student.steps)}): dspy can be given one; "
+                "BootstrapFewShot and random search compile them all",
+            )
+        ((name, step),) = student.steps.items()
+        for predictor in step.predictors:
+            fields = predictor.signature
+            if set(fields.input_fields) != set(student.input_names) or not (
+                set(student.output_names) <= set(fields.output_fields)
+            ):
+                raise CompileError(
+                    self.name,
+                    f"the program's inputs and outputs are not called as those of its "
+                    f"step {name!r}, which dspy is given",
+                )
+        return step
 
 
 def _sources(

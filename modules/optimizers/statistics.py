@@ -5,9 +5,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Test: TypeAlias = Literal["mcnemar", "permutation"]
+
+SIGNIFICANT: Final = 0.05
 
 _Z95 = NormalDist().inv_cdf(0.975)
 _RESAMPLES = 10_000
@@ -54,14 +56,25 @@ class PairedTest:
     n: int
     test: Test
 
+    @property
+    def is_significant(self) -> bool:
+        """Whether so large a difference would be chance in less than 1 of 20 cases."""
+        return self.p < SIGNIFICANT
+
     def __str__(self) -> str:
+        if not self.better and not self.worse:
+            return f"no difference: the same score on each of {self.n} examples"
         low, high = (100 * bound for bound in self.interval)
         points = 100 * self.difference
-        direction = "better" if points >= 0 else "worse"
+        if not self.is_significant:
+            found = f"no difference found: {points:+.1f} points"
+        elif points >= 0:
+            found = f"better by {points:.1f} points"
+        else:
+            found = f"worse by {-points:.1f} points"
         return (
-            f"{direction} by {abs(points):.1f} points (95 % CI {low:.1f} to {high:.1f})"
-            f", {self.better} examples better and {self.worse} worse of {self.n}, "
-            f"{self.test} p = {self.p:.3g}"
+            f"{found} (95 % CI {low:.1f} to {high:.1f}), {self.better} examples better "
+            f"and {self.worse} worse of {self.n}, {self.test} p = {self.p:.3g}"
         )
 
 

@@ -13,7 +13,7 @@ from dspex.modules.optimizers import (
     ProgramModule,
     exact_match,
 )
-from dspex.providers import Request
+from dspex.providers import Budget, Budgeted, Request
 from dspex.runtime import open_node
 from dspex.runtime.bridge import DspyPool
 from dspex.runtime.engine import Program
@@ -59,6 +59,11 @@ async def test_dspys_optimizer_compiles_and_what_it_found_runs_here() -> None:
             compile_settings={"num_trials": 3, "minibatch": False},
         )
         made = await optimizer.compile(student, data, valset=data, lm=lm)
+        short = Budgeted(ScriptedLM(model), Budget(requests=6))
+        cut = await optimizer.compile(student, data, valset=data, lm=short)
+    assert cut.report.stopped is not None
+    assert (cut.report.calls, cut.program.demos) == (6, ())
+    assert cut.program.signature == student.signature
     assert made.report.calls == len(lm.requests) > 0
     assert "one word" in made.program.signature.instructions
     evaluate = Evaluate(data, metric=exact_match("capital"))

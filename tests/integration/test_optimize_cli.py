@@ -141,20 +141,106 @@ async def test_compiled_program_runs_and_a_used_up_budget_keeps_what_was_found(
 ) -> None:
     saved = tmp_path / "better.json"
     async with open_fake_provider(answer) as provider:
-        done = await dspex(
+        command: Arguments = (
             *("compile", files["program"], "--trainset", files["train"]),
             *("--metric", "exact_match:zone", "--save", saved, "--concurrency", "1"),
-            *("--max-labeled-demos", "0", "--price", "1000,1000"),
-            *("--budget-usd", "0.2"),
+            *("--max-labeled-demos", "0", "--price", "1000,1000", "--json"),
+            *("--store", files["store"]),
             *model(provider),
         )
+        done = await dspex(*command, "--budget-usd", "0.2")
         assert done.status == 1, done.err
-        assert "stopped: the budget" in done.out or "stopped:" in done.out
+        cut: dict[str, Any] = json.loads(done.out)
+        assert "budget" in cut["stopped"]
+        # Within a call of what was allowed.
+        assert 0.2 <= cut["cost_usd"] < 0.3
         demos = Program.load(saved).steps["answer"].demos
         assert 1 <= len(demos) < 4
         ran = await dspex("run", saved, "-i", "town=Town 5", "--json", *model(provider))
+        exported = await dspex("programs", "export", cut["version"], *command[-6:-4])
+        assert Program.model_validate_json(exported.out).steps["answer"].demos == demos
+        # A larger budget goes on from there: what was paid counts, and is not repeated.
+        whole = await dspex(*command, "--budget-usd", "20")
+        asked = [request.body for request in provider.requests]
+        assert len(asked) == len(set(asked))
+        facts: dict[str, Any] = json.loads(whole.out)
+        assert facts["run"] == cut["run"]
+        assert facts["report"]["replayed"] == cut["report"]["calls"]
+        assert facts["report"]["bootstrapped"] == 4
     assert ran.status == 0, ran.err
     assert ran.rows[0]["outputs"] == {"zone": "5"}
+
+
+def told(request: ProviderRequest) -> Action:
+    """Knows every zone, but says it as a number only where it is told to."""
+    system, *_, user = [it["content"] for it in request.json["messages"]]
+    fields = request.json["response_format"]["json_schema"]["schema"]["properties"]
+    if "zone" not in fields:
+        return Answer(json.dumps(dict.fromkeys(fields, "ONE DIGIT")))
+    number = int(user.split("Town ")[1].split()[0])
+    zone = str(number % 7) if "ONE DIGIT" in system else "a zone"
+    return Answer(json.dumps({"zone": zone}))
+
+
+async def test_compile_runs_an_optimizer_of_dspy_and_goes_on_when_the_budget_is_larger(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    saved = tmp_path / "better.json"
+    files["program"].write_text(
+        "name: one\nsteps:\n  answer: {module: Predict, signature: town -> zone}\n"
+    )
+    settings = {
+        "auto": None,
+        "num_candidates": 2,
+        "max_bootstrapped_demos": 0,
+        "max_labeled_demos": 0,
+        "seed": 1,
+    }
+    async with open_fake_provider(told) as provider:
+        command: Arguments = (
+            *("compile", files["program"], "--trainset", files["train"], "--json"),
+            *("--metric", "exact_match:zone", "--optimizer", "dspy.MIPROv2"),
+            *("--settings", json.dumps(settings), "--store", files["store"]),
+            *("--compile-settings", '{"num_trials": 2, "minibatch": false}'),
+            *("--devset", files["dev"], "--price", "1000,1000", "--save", saved),
+            *model(provider),
+        )
+        short = await dspex(*command, "--budget-usd", "1")
+        assert short.status == 1, short.err
+        stopped: dict[str, Any] = json.loads(short.out)
+        assert "budget" in stopped["stopped"]
+        assert Program.load(saved) == Program.load(files["program"])
+        paid = len(provider.requests)
+        done = await dspex(*command, "--budget-usd", "1000")
+    assert done.status == 0, done.err
+    facts: dict[str, Any] = json.loads(done.out)
+    assert (facts["before"]["score"], facts["after"]["score"]) == (0, 100)
+    assert facts["before"]["replayed"] == 30
+    assert facts["report"]["replayed"] > 0
+    assert facts["is_significant"]
+    assert facts["run"] == stopped["run"]
+    asked = [request.body for request in provider.requests]
+    assert len(asked) > paid
+    assert Program.load(saved).steps["answer"].instructions == "ONE DIGIT"
+
+
+async def test_a_stored_version_is_evaluated_and_compiled_again(
+    files: dict[str, Path],
+) -> None:
+    store = ("--store", files["store"])
+    metric = ("--metric", "exact_match:zone")
+    await dspex("programs", "import", files["program"], *store)
+    async with open_fake_provider(answer) as provider:
+        base: Arguments = (*metric, *store, *model(provider))
+        train = ("--trainset", files["train"], "--max-labeled-demos", "0")
+        first = await dspex("compile", "zones@1", *train, *base)
+        assert "kept as zones@2" in first.out, first.err
+        scored = await dspex("eval", "zones@2", "--devset", files["dev"], *base)
+    assert scored.status == 0, scored.err
+    assert scored.out.startswith("100.0")
+    listed = await dspex("programs", "list", "--json", *store)
+    found = [(it["version"], it["parent"]) for it in listed.rows]
+    assert found == [(1, None), (2, 1)]
 
 
 async def test_compile_takes_code_and_refuses_leakage(

@@ -182,7 +182,15 @@ def test_paired_test_counts_what_changed() -> None:
     assert found.difference == pytest.approx(0.1)
     assert found.interval[0] > 0
     assert "better by 10.0 points" in str(found)
+    assert "worse by 10.0 points" in str(paired_test(after, before))
     assert paired_test(after, after).p == 1.0
+    assert str(paired_test(after, after)) == (
+        "no difference: the same score on each of 120 examples"
+    )
+    little = paired_test(before, [1.0] * 3 + before[3:])
+    assert not little.is_significant
+    assert str(little).startswith("no difference found: +2.5 points (95 % CI 0.0 to")
+    assert "3 examples better and 0 worse of 120, mcnemar p = 0.25" in str(little)
     shades = paired_test([0.1, 0.2, 0.3] * 9, [0.3, 0.5, 0.6] * 9)
     assert shades.test == "permutation"
     assert shades.p < 0.01
