@@ -124,7 +124,19 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send))
             return
-        await self._pass_on(scope, receive, _with_headers(send))
+        send = _with_headers(send)
+        try:
+            stream = await self._answer(scope, receive, send)
+            if stream is not None:
+                # From here: the frames below would stay as long as the stream.
+                await stream.send(receive, send)
+        # Busy: hypercorn closes the connection of a client that sent what it may not
+        # (another request after `connection: close`) beside the answer's last write.
+        except (ClientDisconnect, trio.BusyResourceError):
+            log.debug("client_left", method=scope["method"], path=scope["path"])
+        except Exception:
+            # Answered already, without a traceback; the log has it whole.
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
@@ -178,7 +190,10 @@ class Guard:
             headers={"www-authenticate": "Bearer"},
         )
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> EventStream | RunStream | None:
+        """Have the app answer, or give the stream that is its answer."""
         most, seconds = self._settings.max_body_bytes, self._settings.body_timeout
         is_read = False
 
@@ -205,22 +220,14 @@ class Guard:
                         return {"type": "http.request", "body": b"".join(parts)}
             raise HTTPException(408, f"the body did not arrive in {seconds:g} s")
 
-        try:
-            await self._app(scope, whole, send)
-            stream: EventStream | RunStream | None = scope.pop(STREAM, None)
-            if stream is not None:
-                # What was parsed and routed would stay as long as the stream.
-                kept = {name: scope[name] for name in _KEPT}
-                scope.clear()
-                scope.update(kept)
-                await stream.send(receive, send)
-        # Busy: hypercorn closes the connection of a client that sent what it may not
-        # (another request after `connection: close`) beside the answer's last write.
-        except (ClientDisconnect, trio.BusyResourceError):
-            log.debug("client_left", method=scope["method"], path=scope["path"])
-        except Exception:
-            # Answered already, without a traceback; the log has it whole.
-            log.exception("request_failed", method=scope["method"], path=scope["path"])
+        await self._app(scope, whole, send)
+        stream: EventStream | RunStream | None = scope.pop(STREAM, None)
+        if stream is not None:
+            # What was parsed and routed would stay, too.
+            kept = {name: scope[name] for name in _KEPT}
+            scope.clear()
+            scope.update(kept)
+        return stream
 
 
 def _headers_of(scope: Scope) -> Headers:

@@ -85,9 +85,10 @@ class Row:
         return max(40.0, min(_FULL, round(_FULL * part / self.capacity, 1)))
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        """Give plain data, for `dspex top`."""
+        """Give plain data, for `dspex top`; `id` is what its actions are called by."""
         return {
             "name": self.name,
+            "id": self.id,
             "kind": self.kind,
             "state": self.state,
             "depth": self.depth,

@@ -15,6 +15,9 @@ from dspex.runtime.timers import Timer, Timers
 MAX_BATCH: Final = 1_000
 MAX_QUEUE: Final = 4 * MAX_BATCH
 
+_QUIET_ROUNDS: Final = 3
+"""Turns of the loop in which no write may have come before a commit begins."""
+
 NOTE_SECONDS: Final = 0.1
 """How long a write that nobody waits for may wait for one that somebody does."""
 
@@ -146,8 +149,9 @@ class WriteQueue:
             self._reader = current_task()
             await wait_task_rescheduled(self._stop_reading)
         # Whoever is about to write anyway shall be in this commit.
-        size = 0
-        while size < len(self._waiting) < MAX_BATCH:
+        size = quiet = 0
+        while quiet < _QUIET_ROUNDS and len(self._waiting) < MAX_BATCH:
+            quiet = 0 if size < len(self._waiting) else quiet + 1
             size = len(self._waiting)
             await trio.lowlevel.checkpoint()
         if len(self._waiting) <= MAX_BATCH:

@@ -1,13 +1,19 @@
 """Running `dspex` as a user does: another process, real signals, real children."""
 
+import array
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +44,68 @@ def argv(*arguments: str | Path) -> list[str]:
 async def dspex(
     *arguments: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None
 ) -> Finished:
-    """Run a command to its end."""
+    """Run a command to its end, in a fork of a process that has imported dspex."""
     clean = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
-    done = await trio.run_process(
-        argv(*arguments),
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        cwd=cwd,
-        env=clean | {"COLUMNS": "100"} | (environment or {}),
+    command = {
+        "argv": [str(it) for it in arguments],
+        "cwd": str(cwd),
+        "environment": clean | {"COLUMNS": "100"} | (environment or {}),
+    }
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        connection = await trio.open_unix_socket(await _warm_address())
+        text = json.dumps(command).encode() + b"\n"
+        rights = array.array("i", [nothing, out_end, err_end])
+        sent = await connection.socket.sendmsg(
+            [text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+        )
+        await connection.send_all(text[sent:])
+    finally:
+        for descriptor in (nothing, out_end, err_end):
+            os.close(descriptor)
+    told: dict[int, str] = {}
+
+    async def read(descriptor: int) -> None:
+        async with trio.lowlevel.FdStream(descriptor) as stream:
+            chunks = [bytes(chunk) async for chunk in stream]
+        told[descriptor] = b"".join(chunks).decode()
+
+    async with connection, trio.open_nursery() as nursery:
+        nursery.start_soon(read, out)
+        nursery.start_soon(read, err)
+        status = b"".join([bytes(chunk) async for chunk in connection])
+    return Finished(int(status), told[out], told[err])
+
+
+@cache
+def _warm_socket() -> str:
+    """Start the process whose forks run commands; it ends with this one."""
+    path = Path(tempfile.mkdtemp(prefix="dspex-warm-")) / "socket"
+    warm = subprocess.Popen(
+        [sys.executable, ROOT / "tests/integration/warm_command.py", path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=ROOT,
     )
-    return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def end() -> None:
+        assert warm.stdin is not None
+        warm.stdin.close()
+        warm.wait()
+        shutil.rmtree(path.parent)
+
+    atexit.register(end)
+    return str(path)
+
+
+async def _warm_address() -> str:
+    address = _warm_socket()
+    with trio.fail_after(60):
+        while not Path(address).is_socket():
+            await trio.sleep(0.05)
+    return address
 
 
 async def shell(command: str) -> Finished:
