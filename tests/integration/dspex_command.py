@@ -11,15 +11,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from dspex.testing import Action, Answer, ProviderRequest
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "examples/triage/program.yaml"
@@ -106,6 +108,24 @@ async def _warm_address() -> str:
         while not Path(address).is_socket():
             await trio.sleep(0.05)
     return address
+
+
+async def two_at_a_time(
+    works: Mapping[str, Callable[[], Awaitable[T]]],
+) -> dict[str, T]:
+    """Give what each work gives; for what waits more than it computes."""
+    found: dict[str, T] = {}
+    left = list(works.items())
+
+    async def go_on() -> None:
+        while left:
+            name, work = left.pop(0)
+            found[name] = await work()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go_on)
+        nursery.start_soon(go_on)
+    return found
 
 
 async def shell(command: str) -> Finished:

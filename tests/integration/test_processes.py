@@ -81,14 +81,14 @@ async def test_twenty_tickets_finish_while_the_dspy_process_is_killed_again_and_
     inputs.write_bytes(TICKETS.read_bytes() * 2)
     kills = 0
     async with (
-        open_fake_provider(schema_answers(delay=0.7)) as server,
+        open_fake_provider(schema_answers(delay=0.6)) as server,
         trio.open_nursery() as nursery,
     ):
 
         async def harm() -> None:
             nonlocal kills
             while True:
-                await trio.sleep(1.3)
+                await trio.sleep(2)
                 for pid in dspy_processes(os.getpid()):
                     kill(pid)
                     kills += 1
