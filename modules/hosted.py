@@ -32,6 +32,8 @@ _ADDED_INPUTS: Final = {
 _LOOK_UP: Final = "dspex.runtime.bridge.child_modules:look_up"
 _LOOK_UPS: Final = 3
 _LOOK_UP_SECONDS: Final = 60.0
+# By how much the pool is more patient than the step, whose deadline tells its caller.
+_MARGIN_SECONDS: Final = 1.0
 
 # Settings of the model calls; what else a step's config holds is the module's.
 _LM_SETTINGS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
@@ -148,7 +150,8 @@ class HostedBackend:
         async def complete(request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
             return (await lm.complete(Request.from_json(request))).to_json()
 
-        call = call_of(step, inputs, lm=lm, timeout=_left(deadline))
+        patience = _left(deadline) + _MARGIN_SECONDS
+        call = call_of(step, inputs, lm=lm, timeout=patience)
         ref: ActorRef[DspyPool] = await self._registry.wait_for(
             BRIDGE_NAME, _left(deadline)
         )
@@ -156,7 +159,7 @@ class HostedBackend:
             DspyPool.run,
             call,
             complete,
-            timeout=_left(deadline),
+            timeout=_left(deadline) + _MARGIN_SECONDS,
         )
         return StepResult(result.outputs, lm.usage.to_json(), lm.cost)
 

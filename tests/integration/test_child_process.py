@@ -45,6 +45,24 @@ async def gone(pid: int) -> None:
             await trio.sleep(0.005)
 
 
+async def test_of_a_flood_the_first_lines_are_logged_and_the_rest_is_counted() -> None:
+    # 3 MB: far more than the pipe holds, in lines that are cut between two reads.
+    code = r"""
+    for number in range(200_000):
+        os.write(1, b'line %d\n' % number) if number % 7 else print('line', number)
+        sys.stdout.flush()
+    """
+    child = ChildProcess.start(python(code), name="flood")
+    with structlog.testing.capture_logs() as logs:
+        await child.run()
+    lines = [e["line"] for e in logs if e["event"] == "child_stderr"]
+    dropped = sum(e["lines"] for e in logs if e["event"] == "child_stderr_dropped")
+    assert lines[:500] == [f"line {number}" for number in range(500)]
+    assert dropped > 0
+    assert len(lines) + dropped == 200_000
+    assert child.stderr_tail == tuple(f"line {n}" for n in range(199_960, 200_000))
+
+
 async def test_stderr_and_stdout_arrive_as_log_lines_with_the_pid() -> None:
     child = ChildProcess.start(
         python(r"os.write(1, b'one\n'); os.write(2, b'two\nthr'); os.write(1, b'ee')"),

@@ -1,8 +1,11 @@
 """Process faults of a plan, on the real dspy processes of a runtime."""
 
+from pathlib import Path
+
+import structlog.testing
 import trio
 
-from dspex.runtime.engine import Program, Step
+from dspex.runtime.engine import Program, Step, StepOptions, StepTimeoutError
 from dspex.testing import (
     Fault,
     FaultPlan,
@@ -11,6 +14,8 @@ from dspex.testing import (
     inject,
 )
 from dspex.worker.open_runtime import open_runtime
+
+HERE = Path(__file__).parent
 
 HOSTED = Program(
     name="hosted",
@@ -41,3 +46,23 @@ async def test_killed_stopped_and_leaking_dspy_processes_cost_no_run() -> None:
     # A call goes on when the process that asked for it dies.
     assert len(lm.requests) == 5
     assert_no_repeated_effects(lm.requests)
+
+
+async def test_a_step_that_floods_stdout_ends_at_its_own_deadline() -> None:
+    step = Step(
+        module="hosted_faults:flood",
+        backend="python",
+        signature="text -> flood",
+        options=StepOptions(timeout=1.0),
+    )
+    program = Program(name="flood", steps={"flood": step})
+    reply = ScriptedLM(lambda _: '{"reply": "Thank you."}')
+    with structlog.testing.capture_logs() as logs:
+        async with open_runtime(reply, search_path=[HERE / "hosted"]) as rt:
+            ended = await rt.run(program, text="x")
+            after = await rt.run(HOSTED, ticket="after")
+    assert ended.error is not None
+    assert isinstance(ended.error.__cause__, StepTimeoutError)
+    assert after.status == "succeeded"
+    assert sum(e["event"] == "child_stderr" for e in logs) <= 2_000
+    assert sum(e["lines"] for e in logs if e["event"] == "child_stderr_dropped") > 0

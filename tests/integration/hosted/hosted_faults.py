@@ -66,6 +66,13 @@ def burn(seconds: float) -> dict[str, float]:
     return {"burnt": seconds}
 
 
+def flood(text: str) -> dict[str, str]:
+    """Write for ever, as fast as it is read."""
+    lines = (text + "\n").encode() * 4096
+    while True:
+        os.write(1, lines)
+
+
 def note(path: str) -> dict[str, bool]:
     with open(path, "a") as file:
         file.write("ran\n")
