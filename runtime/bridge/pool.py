@@ -33,10 +33,10 @@ from dspex.runtime.bridge.calls import (
 from dspex.runtime.bridge.errors import (
     BridgeError,
     RemoteError,
-    RunTimeoutError,
     WorkerDiedError,
 )
 from dspex.runtime.bridge.pool_forks import PoolForks
+from dspex.runtime.bridge.pool_health import PoolHealth, fail_run
 from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_queue import PoolQueue
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
@@ -47,7 +47,6 @@ from dspex.runtime.errors import (
     CalleeExitedError,
     CallError,
     CallTimeoutError,
-    DspexError,
     StartError,
 )
 from dspex.runtime.log import get_logger
@@ -91,6 +90,7 @@ class DspyPool(Actor):
         )
         self._failures = 0
         self._counts = PoolStatistics()
+        self._health = PoolHealth(self._settings, self._counts)
         self._stopping = False
 
     async def init(self) -> None:
@@ -265,12 +265,6 @@ class DspyPool(Actor):
             pass  # it is dead already
         self._release(worker, run)
 
-    def _fail(self, run: RunInFlight, job: Job, error: DspexError) -> None:
-        """Fail the caller of a run whose process is of no more use."""
-        if not run.is_over:
-            run.end()
-            job.answer.fail(error)
-
     # Processes come and go.
 
     async def _start_forks(self) -> None:
@@ -328,7 +322,7 @@ class DspyPool(Actor):
                 reason = message.reason
                 if isinstance(reason, WorkerDiedError):
                     reason = reason.during(job.what)
-                self._fail(run, job, CalleeExitedError(worker.ref.name, reason))
+                fail_run(run, job, CalleeExitedError(worker.ref.name, reason))
             log.info(
                 "dspy_process_ended",
                 pool=self.name,
@@ -353,39 +347,12 @@ class DspyPool(Actor):
             now = trio.current_time()
             self._counts.queue_timeouts += self._queue.expire(now, self.name)
             for worker in self._workers:
-                self._check_busy(worker, now)
+                self._health.check_busy(worker, now)
             for worker in self._workers.to_ping(now):
                 if worker.is_worn_out(self._settings, now):
                     self._recycle(worker)
                 else:
-                    self.spawn(self._ping, worker)
+                    self.spawn(self._health.ping, worker)
             for worker in self._workers.surplus(queued=len(self._queue), now=now):
                 worker.retire()
             self._dispatch()
-
-    def _check_busy(self, worker: PoolWorker, now: float) -> None:
-        if worker.was_killed:
-            return  # it is on its way out
-        for run, job in worker.runs.items():
-            if run.deadline <= now and not run.is_over:
-                self._counts.timed_out += 1
-                self._fail(run, job, RunTimeoutError(job.what, job.timeout))
-                worker.kill()
-        if worker.has_stood_still(self._settings.stopped_timeout, now):
-            # It is not that it computes: it is stopped, and nobody goes on with it.
-            log.warning("dspy_process_stopped", pool=self.name, pid=worker.pid)
-            self._counts.unhealthy += 1
-            worker.kill()
-
-    async def _ping(self, worker: PoolWorker) -> None:
-        served = worker.served
-        try:
-            await worker.ref.call(DspyBridge.ping, timeout=self._settings.ping_timeout)
-        except CallTimeoutError:
-            # One that got work meanwhile may be busy, which is not sick.
-            if not worker.busy and worker.served == served:
-                log.warning("dspy_process_sick", pool=self.name, pid=worker.pid)
-                self._counts.unhealthy += 1
-                worker.kill()
-        except CallError:
-            pass  # it is dead already
