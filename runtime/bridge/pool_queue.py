@@ -15,6 +15,9 @@ class PoolQueue:
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
         self._jobs: deque[Job] = deque()
+        # Whether any job ever had a session: without, the first that finds nobody
+        # free tells for all behind it.
+        self._knows_sessions = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -32,6 +35,7 @@ class PoolQueue:
 
     def put(self, job: Job) -> None:
         """Let a job wait; `check_room` comes first."""
+        self._knows_sessions |= job.session is not None
         self._jobs.append(job)
 
     def take(
@@ -50,6 +54,8 @@ class PoolQueue:
                 del self._jobs[index]
                 return job, worker
             nobody_free = nobody_free or job.session is None
+            if nobody_free and not self._knows_sessions:
+                return None
         self._drop_unwanted()
         return None
 
