@@ -2,6 +2,7 @@
 
 import json
 from contextlib import AsyncExitStack
+from functools import partial
 
 from dspex.modules.hosted import HostedBackend
 from dspex.modules.optimizers import JournaledWork, ProgramModule, open_work
@@ -16,7 +17,7 @@ from dspex.worker.compile_job import (
 )
 from dspex.worker.compile_report import CompileReport
 from dspex.worker.eval_command import search_path
-from dspex.worker.models import read_lm
+from dspex.worker.models import open_lm
 from dspex.worker.open_runtime import open_runtime
 from dspex.worker.optimize_subject import (
     BadOptionError,
@@ -44,10 +45,14 @@ async def compile_program(options: CompileOptions) -> int:
             "nowhere to keep the result: give --save FILE, or for a program file "
             "--store"
         )
-    given = read_lm(work.lm, base_url=work.base_url, timeout=work.timeout)
-    async with open_runtime(
-        given, store=work.store, resume=False, search_path=search_path(work.program)
-    ) as runtime:
+    model = partial(open_lm, base_url=work.base_url, timeout=work.timeout)
+    async with (
+        model(work.lm) as given,
+        model(options.teacher_lm) as teacher,
+        open_runtime(
+            given, store=work.store, resume=False, search_path=search_path(work.program)
+        ) as runtime,
+    ):
         subject = read_subject(work.program, program, runtime)
         data = CompileData.load(options, subject)
         lm = model_of(given, runtime)
@@ -65,7 +70,14 @@ async def compile_program(options: CompileOptions) -> int:
                 )
                 budget.end(lm.name, kept.spent)
             job = CompileJob(
-                options, subject, data, lm, budget, hosted=hosted, journal=kept
+                options,
+                subject,
+                data,
+                lm,
+                budget,
+                teacher=teacher,
+                hosted=hosted,
+                journal=kept,
             )
             result = await job.run()
             if kept is not None and result.stopped is None:

@@ -23,7 +23,7 @@ from dspex.modules.optimizers.dspy_metrics import dspy_metric
 from dspex.modules.optimizers.journaled import EffectScopes, below
 from dspex.providers import LM, Budget, Budgeted
 from dspex.worker.eval_command import WorkOptions, keys_of
-from dspex.worker.models import read_lm
+from dspex.worker.models import EMBEDDED
 from dspex.worker.optimize_progress import WorkProgress
 from dspex.worker.optimize_subject import BadOptionError, Subject, read_metric
 from dspex.worker.run_command import on_terminal
@@ -82,6 +82,8 @@ class CompileOptions:
                 f"--metric {metric!r} asks a model here, and {self.optimizer} judges "
                 "in dspy's process: give a metric by field, or package.module:function"
             )
+        if self.teacher_lm == EMBEDDED:
+            raise BadOptionError("--teacher-lm embedded: give --lm embedded instead")
         if is_hosted and self.teacher_lm is not None:
             raise BadOptionError(
                 f"--teacher-lm is not for {self.optimizer}, which has one model"
@@ -173,6 +175,7 @@ class CompileJob:
         lm: LM,
         budget: Budget,
         *,
+        teacher: LM | None,
         hosted: HostedBackend,
         journal: EffectScopes | None,
     ) -> None:
@@ -180,8 +183,8 @@ class CompileJob:
         self._subject = subject
         self._data = data
         self._metric = read_metric(options.work.metric)
-        self._budget = budget
         self._lm = Budgeted(lm, budget)
+        self._teacher = None if teacher is None else Budgeted(teacher, budget)
         self._hosted = hosted
         self._journal = journal
         self._progress = WorkProgress(
@@ -248,7 +251,7 @@ class CompileJob:
             self._subject.module,
             train,
             lm=self._lm,
-            teacher_lm=self._teacher_lm(),
+            teacher_lm=self._teacher,
             journal=below(self._journal, "compile"),
         )
 
@@ -274,7 +277,7 @@ class CompileJob:
             self._data.train,
             valset=self._data.val,
             lm=self._lm,
-            teacher_lm=self._teacher_lm(),
+            teacher_lm=self._teacher,
             journal=below(self._journal, "compile"),
         )
 
@@ -296,12 +299,3 @@ class CompileJob:
             lm=self._lm,
             journal=below(self._journal, "compile"),
         )
-
-    def _teacher_lm(self) -> LM | None:
-        text, work = self._options.teacher_lm, self._options.work
-        if text is None:
-            return None
-        lm = read_lm(text, base_url=work.base_url, timeout=work.timeout)
-        if lm is None:
-            raise BadOptionError("--teacher-lm embedded: give --lm embedded instead")
-        return Budgeted(lm, self._budget)

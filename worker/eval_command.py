@@ -15,7 +15,7 @@ from rich.table import Table
 from dspex.modules.optimizers import Dataset, Evaluate, Evaluation, Outcome, open_work
 from dspex.modules.optimizers.dataset import example_key
 from dspex.providers import Budgeted
-from dspex.worker.models import read_lm
+from dspex.worker.models import open_lm
 from dspex.worker.open_runtime import open_runtime
 from dspex.worker.optimize_progress import WorkProgress, cost_text
 from dspex.worker.optimize_subject import (
@@ -88,10 +88,12 @@ async def evaluate_program(options: EvalOptions) -> int:
     program = await load_program(work.program, store=work.store)
     metric = read_metric(work.metric)
     check_out(options.out)
-    given = read_lm(work.lm, base_url=work.base_url, timeout=work.timeout)
-    async with open_runtime(
-        given, store=work.store, resume=False, search_path=search_path(work.program)
-    ) as runtime:
+    async with (
+        open_lm(work.lm, base_url=work.base_url, timeout=work.timeout) as given,
+        open_runtime(
+            given, store=work.store, resume=False, search_path=search_path(work.program)
+        ) as runtime,
+    ):
         subject = read_subject(work.program, program, runtime)
         devset = work.load(options.devset, subject)
         lm = model_of(given, runtime)

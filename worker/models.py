@@ -1,6 +1,8 @@
 """The model that a command line names."""
 
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from dspex.providers import LM, Anthropic, OpenAI
@@ -14,6 +16,23 @@ _KEYS: Final = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 class UnknownLMError(DspexError):
     """The command line names no model that there is."""
+
+
+@asynccontextmanager
+async def open_lm(
+    text: str | None, *, base_url: str | None, timeout: float
+) -> AsyncGenerator[LM | None]:
+    """Give the model of `read_lm` for the length of a block; None for none, too.
+
+    Raises:
+        UnknownLMError, ProviderError: as `read_lm`.
+    """
+    lm = None if text is None else read_lm(text, base_url=base_url, timeout=timeout)
+    try:
+        yield lm
+    finally:
+        if isinstance(lm, OpenAI | Anthropic):
+            await lm.aclose()
 
 
 def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:

@@ -1,11 +1,13 @@
 """`dspex eval` and `dspex compile`, as a user sees them."""
 
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from dspex.runtime import DspexError
 from dspex.runtime.engine import Program
 from dspex.testing import (
     Action,
@@ -14,7 +16,11 @@ from dspex.testing import (
     ProviderRequest,
     open_fake_provider,
 )
-from tests.integration.dspex_command import dspex
+from dspex.worker import optimize_cli
+from dspex.worker.cli import app
+from dspex.worker.programs_command import import_program
+from dspex.worker.runs_command import open_journal
+from tests.integration.dspex_command import Finished, dspex
 
 Arguments: TypeAlias = tuple[str | Path, ...]
 
@@ -61,6 +67,36 @@ def files(tmp_path: Path) -> dict[str, Path]:
     }
 
 
+Command: TypeAlias = Callable[..., Awaitable[Finished]]
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run a command as `dspex` does, without the second that a process takes."""
+
+    async def run(*arguments: str | Path) -> Finished:
+        mains: list[Callable[[], Awaitable[int]]] = []
+
+        def execute(main: Callable[[], Awaitable[int]], **_: object) -> None:
+            mains.append(main)
+
+        monkeypatch.setattr(optimize_cli, "execute", execute)
+        app([str(it) for it in arguments], standalone_mode=False)
+        capsys.readouterr()
+        try:
+            status, problem = await mains[0](), ""
+        except DspexError as error:
+            status, problem = 2, str(error)
+        told = capsys.readouterr()
+        return Finished(status, told.out, told.err + problem)
+
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return run
+
+
 def model(provider: FakeProvider) -> tuple[str, ...]:
     return ("--lm", "openai:fake", "--base-url", f"{provider.url}/v1")
 
@@ -92,7 +128,7 @@ async def test_eval_prints_score_interval_and_worst_and_writes_outcomes(
 
 
 async def test_compile_keeps_a_version_with_its_parent_scores_and_sources(
-    files: dict[str, Path],
+    files: dict[str, Path], here: Command
 ) -> None:
     async with open_fake_provider(answer) as provider:
         command: Arguments = (
@@ -110,19 +146,20 @@ async def test_compile_keeps_a_version_with_its_parent_scores_and_sources(
         assert "kept as zones@2" in first.out
         asked = len(provider.requests)
         # The same command again is answered from the store.
-        again = await dspex(*command, "--json")
+        again = await here(*command, "--json")
         assert again.status == 0, again.err
         assert len(provider.requests) == asked
         facts: dict[str, Any] = json.loads(again.out)
         assert facts["version"] == "zones@2"
         assert facts["after"]["replayed"] == 60
-    listed = await dspex("programs", "list", "--json", "--store", files["store"])
-    (parent, child) = listed.rows
-    assert (child["parent"], parent["made_by"]) == (1, "file")
-    assert child["made_by"].startswith("BootstrapFewShot, run ")
-    assert child["scores"] == {"before": pytest.approx(100 / 3), "after": 100}
-    exported = await dspex("programs", "export", "zones@2", "--store", files["store"])
-    program = Program.model_validate_json(exported.out)
+        assert facts["run"] in first.out
+    async with open_journal(str(files["store"])) as journal:
+        (parent, child) = await journal.programs()
+        run = await journal.run(facts["run"])
+    assert (child.version, child.parent, parent.made_by) == (2, 1, "file")
+    assert child.made_by == f"BootstrapFewShot, run {run.id}"
+    assert child.scores == {"before": pytest.approx(100 / 3), "after": 100}
+    program = Program.model_validate(child.body)
     assert [demo["town"] for demo in program.steps["answer"].demos] == [
         "Town 0",
         "Town 3",
@@ -130,14 +167,12 @@ async def test_compile_keeps_a_version_with_its_parent_scores_and_sources(
         "Town 9",
     ]
     assert set(program.steps["recall"].demos[0]) == {"town", "reasoning", "fact"}
-    run = child["made_by"].split()[-1]
-    shown = await dspex("runs", "show", run, "--json", "--store", files["store"])
-    assert shown.status == 0, shown.err
-    assert '"example": 9' in shown.out or '"example":9' in shown.out
+    sources = run.outputs["demos"]["steps['answer']"]
+    assert [it["example"] for it in sources] == [0, 3, 6, 9]
 
 
 async def test_compiled_program_runs_and_a_used_up_budget_keeps_what_was_found(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tmp_path: Path, here: Command
 ) -> None:
     saved = tmp_path / "better.json"
     async with open_fake_provider(answer) as provider:
@@ -148,7 +183,7 @@ async def test_compiled_program_runs_and_a_used_up_budget_keeps_what_was_found(
             *("--store", files["store"]),
             *model(provider),
         )
-        done = await dspex(*command, "--budget-usd", "0.2")
+        done = await here(*command, "--budget-usd", "0.2")
         assert done.status == 1, done.err
         cut: dict[str, Any] = json.loads(done.out)
         assert "budget" in cut["stopped"]
@@ -157,10 +192,12 @@ async def test_compiled_program_runs_and_a_used_up_budget_keeps_what_was_found(
         demos = Program.load(saved).steps["answer"].demos
         assert 1 <= len(demos) < 4
         ran = await dspex("run", saved, "-i", "town=Town 5", "--json", *model(provider))
-        exported = await dspex("programs", "export", cut["version"], *command[-6:-4])
-        assert Program.model_validate_json(exported.out).steps["answer"].demos == demos
+        async with open_journal(str(files["store"])) as journal:
+            kept = Program.model_validate((await journal.program("zones")).body)
+        assert cut["version"] == "zones@2"
+        assert kept == Program.load(saved)
         # A larger budget goes on from there: what was paid counts, and is not repeated.
-        whole = await dspex(*command, "--budget-usd", "20")
+        whole = await here(*command, "--budget-usd", "20")
         asked = [request.body for request in provider.requests]
         assert len(asked) == len(set(asked))
         facts: dict[str, Any] = json.loads(whole.out)
@@ -183,7 +220,7 @@ def told(request: ProviderRequest) -> Action:
 
 
 async def test_compile_runs_an_optimizer_of_dspy_and_goes_on_when_the_budget_is_larger(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tmp_path: Path, here: Command
 ) -> None:
     saved = tmp_path / "better.json"
     files["program"].write_text(
@@ -205,13 +242,13 @@ async def test_compile_runs_an_optimizer_of_dspy_and_goes_on_when_the_budget_is_
             *("--devset", files["dev"], "--price", "1000,1000", "--save", saved),
             *model(provider),
         )
-        short = await dspex(*command, "--budget-usd", "1")
+        short = await here(*command, "--budget-usd", "1")
         assert short.status == 1, short.err
         stopped: dict[str, Any] = json.loads(short.out)
         assert "budget" in stopped["stopped"]
         assert Program.load(saved) == Program.load(files["program"])
         paid = len(provider.requests)
-        done = await dspex(*command, "--budget-usd", "1000")
+        done = await here(*command, "--budget-usd", "1000")
     assert done.status == 0, done.err
     facts: dict[str, Any] = json.loads(done.out)
     assert (facts["before"]["score"], facts["after"]["score"]) == (0, 100)
@@ -225,21 +262,21 @@ async def test_compile_runs_an_optimizer_of_dspy_and_goes_on_when_the_budget_is_
 
 
 async def test_a_stored_version_is_evaluated_and_compiled_again(
-    files: dict[str, Path],
+    files: dict[str, Path], here: Command
 ) -> None:
     store = ("--store", files["store"])
     metric = ("--metric", "exact_match:zone")
-    await dspex("programs", "import", files["program"], *store)
+    await import_program(str(files["store"]), files["program"], made_by="test")
     async with open_fake_provider(answer) as provider:
         base: Arguments = (*metric, *store, *model(provider))
         train = ("--trainset", files["train"], "--max-labeled-demos", "0")
-        first = await dspex("compile", "zones@1", *train, *base)
+        first = await here("compile", "zones@1", *train, *base)
         assert "kept as zones@2" in first.out, first.err
-        scored = await dspex("eval", "zones@2", "--devset", files["dev"], *base)
+        scored = await here("eval", "zones@2", "--devset", files["dev"], *base)
     assert scored.status == 0, scored.err
     assert scored.out.startswith("100.0")
-    listed = await dspex("programs", "list", "--json", *store)
-    found = [(it["version"], it["parent"]) for it in listed.rows]
+    async with open_journal(str(files["store"])) as journal:
+        found = [(it.version, it.parent) for it in await journal.programs()]
     assert found == [(1, None), (2, 1)]
 
 
@@ -283,10 +320,10 @@ async def test_compile_takes_code_and_refuses_leakage(
     ],
 )
 async def test_a_metric_that_cannot_be_is_refused_before_a_model_is_asked(
-    files: dict[str, Path], metric: str, problem: str
+    files: dict[str, Path], here: Command, metric: str, problem: str
 ) -> None:
     async with open_fake_provider(answer) as provider:
-        ended = await dspex(
+        ended = await here(
             "eval",
             files["program"],
             *("--devset", files["dev"], "--metric", metric),

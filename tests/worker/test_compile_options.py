@@ -52,6 +52,7 @@ OPTIONS = CompileOptions(
         ({"optimizer": "mipro"}, "'mipro' is unknown: use bootstrap, .* or dspy.NAME"),
         ({"optimizer": "labeled"}, "--settings and --compile-settings are for"),
         ({"work": replace(WORK, metric="judge:kind")}, "asks a model here"),
+        ({"teacher_lm": "embedded"}, "give --lm embedded instead"),
         ({"teacher_lm": "openai:big"}, "--teacher-lm is not for dspy.MIPROv2"),
     ],
 )
