@@ -21,8 +21,8 @@ from dspex.runtime.journal.errors import (
 )
 
 BUSY_SECONDS: Final = 20.0
-"""How long a write waits for other processes that write to the same file; SQLite is
-not fair, so one of several busy writers may wait long."""
+"""How long a write waits for other processes that write to the same file, or hold a
+lock of the same database; SQLite is not fair, so one of several may wait long."""
 
 CONNECT_SECONDS: Final = 5
 
@@ -107,6 +107,9 @@ def connect(url: URL, *, writes: bool, connections: int) -> Engine:
         options["check_same_thread"] = False
     else:
         options["connect_timeout"] = CONNECT_SECONDS
+        if "options" not in url.query:
+            # Else a lock of somebody else's would be waited for without an end.
+            options["options"] = f"-c lock_timeout={round(BUSY_SECONDS * 1_000)}"
     try:
         engine = create_engine(
             url,

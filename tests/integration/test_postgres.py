@@ -15,8 +15,15 @@ from dspex.runtime.journal import (
     Fence,
     FinishRun,
     LeaseLostError,
+    StoreCorruptError,
+    StoreError,
+    StoreLockedError,
     StoreOpenError,
+    StoreReadOnlyError,
+    StoreRowError,
+    StoreVersionError,
     WorkerIdentity,
+    connect,
 )
 from dspex.worker.open_runtime import open_runtime
 from tests.integration.postgres_server import postgres_server
@@ -94,6 +101,72 @@ async def test_a_run_is_resumed_from_postgres(url: str) -> None:
         ended = await rt.result(run, timeout=10)
     assert ended.status == "succeeded"
     assert len(lm.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        (
+            "UPDATE alembic_version SET version_num = '9999'",
+            StoreVersionError,
+            "'9999', and this dspex knows up to",
+        ),
+        (
+            "DROP TABLE alembic_version",
+            StoreCorruptError,
+            "its tables are not those of a dspex store",
+        ),
+    ],
+)
+async def test_a_database_that_is_no_store_of_this_dspex_is_refused(
+    url: str, harm: str, error: type[StoreError], said: str
+) -> None:
+    async with opened(url):
+        execute(url, harm)
+    with pytest.raises(error, match=said):
+        async with opened(url):
+            pass
+
+
+async def test_faults_of_the_server_are_told_and_pass(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.2)
+    psycopg: Any = pytest.importorskip("psycopg")  # Any: an extra's module
+    name = url.rpartition("/")[2]
+    fence = Fence("r", "w", 1)
+    async with opened(url) as (journal, _):
+        await journal.accept(run_of("r"))
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE run")
+            with pytest.raises(StoreLockedError, match="lock timeout"):
+                await journal.write(effect_of(fence))
+            with pytest.raises(StoreLockedError, match="lock timeout"):
+                await journal.run("r")
+        await journal.write(effect_of(fence))
+        execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        execute(url, DISCONNECT)
+        with pytest.raises(StoreReadOnlyError, match="read-only transaction"):
+            await journal.write(effect_of(fence, 1))
+        assert (await journal.run("r")).state == "running"
+        execute(url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        execute(url, DISCONNECT)
+        await journal.write(effect_of(fence, 2))
+        execute(url, "UPDATE run SET inputs = '{'")
+        with pytest.raises(StoreRowError, match="'inputs' of run 'r' is damaged"):
+            await journal.run("r")
+
+
+DISCONNECT = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+def execute(url: str, sql: str) -> None:
+    psycopg: Any = pytest.importorskip("psycopg")  # Any: an extra's module
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET transaction_read_only = off; " + sql)
 
 
 async def test_no_server_is_told_at_once() -> None:
