@@ -6,17 +6,28 @@ error that came. It holds prompts and answers, and never a key.
 
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from dspex.providers import LM, Capabilities, Message, ProviderError, Request, Response
+from dspex.providers import (
+    LM,
+    Capabilities,
+    Delta,
+    Message,
+    ProviderError,
+    Request,
+    Response,
+    ResponseStream,
+)
 from dspex.providers.lm import Wrapper
+from dspex.providers.streams import stream_of, streaming, watched
 from dspex.runtime.errors import DspexError
 
-_ALL: Final = Capabilities(images=True, files=True, streaming=False, max_n=128)
+_ALL: Final = Capabilities(images=True, files=True, streaming=True, max_n=128)
 
 
 class CassetteError(DspexError):
@@ -56,15 +67,42 @@ class RecordingLM(Wrapper[LM]):
     ) -> Response:
         """Send one request, record how it ends, and end so; see `LM.complete`."""
         request = Request.of(request)
-        line: dict[str, Any] = {  # Any: JSON
-            "model": self.name,
-            "fingerprint": request.fingerprint(),
-            "request": request.to_json(),
-        }
-        try:
+        with self._failures(request):
             response = await self._lm.complete(request, timeout=timeout)
+        self._write(request, {"response": response.to_json()})
+        return response
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Stream one answer, and record it when it was read to its end.
+
+        It is recorded as the whole answer: what replays it answers `complete`, too.
+        """
+        request = Request.of(request)
+        lm = streaming(self._lm)
+
+        async def end(response: Response) -> None:
+            await trio.lowlevel.checkpoint()
+            self._write(request, {"response": response.to_json()})
+
+        async with AsyncExitStack() as exits:
+            with self._failures(request):
+                stream = await exits.enter_async_context(
+                    lm.stream(request, timeout=timeout)
+                )
+            yield watched(stream, on_delta=_ignore, on_end=end)
+
+    @contextmanager
+    def _failures(self, request: Request) -> Generator[None]:
+        try:
+            yield
         except ProviderError as error:
-            line["error"] = {
+            facts = {
                 "kind": type(error).__name__,
                 "problem": error.problem,
                 "provider": error.provider,
@@ -73,13 +111,16 @@ class RecordingLM(Wrapper[LM]):
                 "code": error.code,
                 "retryable": error.retryable,
             }
-            self._write(line)
+            self._write(request, {"error": facts})
             raise
-        line["response"] = response.to_json()
-        self._write(line)
-        return response
 
-    def _write(self, line: dict[str, Any]) -> None:  # Any: JSON
+    def _write(self, request: Request, ended: dict[str, Any]) -> None:  # Any: JSON
+        line = {
+            "model": self.name,
+            "fingerprint": request.fingerprint(),
+            "request": request.to_json(),
+            **ended,
+        }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as cassette:
             cassette.write(json.dumps(line) + "\n")
@@ -161,3 +202,22 @@ class ReplayLM:
             facts = line["error"]
             raise RecordedError(facts["kind"], facts)
         return Response.from_json(line["response"])
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        request: Request | str | Sequence[Message],
+        *,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseStream]:
+        """Give what was recorded, in one piece a choice.
+
+        Raises:
+            CassetteError: nothing was, or not so often.
+            RecordedError: that was an error.
+        """
+        yield stream_of(await self.complete(request, timeout=timeout))
+
+
+def _ignore(_: Delta) -> None:
+    pass

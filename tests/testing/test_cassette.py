@@ -40,6 +40,28 @@ async def test_what_was_recorded_is_said_again_in_order(tmp_path: Path) -> None:
     assert lm.left == 0
 
 
+async def test_streams_are_recorded_when_they_end_and_replayed(tmp_path: Path) -> None:
+    script = ScriptedLM(["one answer", "left early", DOWN, "whole"], name="p:m")
+    lm = RecordingLM(script, tmp_path / "tape")
+    async with lm.stream("x") as stream:
+        assert len([delta async for delta in stream]) == 3
+    async with lm.stream("x") as stream:
+        await stream.__anext__()
+    with pytest.raises(ServerError):
+        async with lm.stream("x"):
+            pass
+    await lm.complete("y")
+    replayed = ReplayLM(tmp_path / "tape")
+    async with replayed.stream("x") as stream:
+        assert (await stream.read()).text == "one answer"
+    with pytest.raises(RecordedError, match="ServerError"):
+        async with replayed.stream("x"):
+            pass
+    async with replayed.stream("y") as stream:
+        assert (await stream.read()).text == "whole"
+    assert replayed.left == 0
+
+
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
