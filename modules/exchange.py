@@ -11,7 +11,8 @@ from dspex.modules.adapters.text_adapter import NOTHING_FOUND
 from dspex.modules.call import Answer, Call
 from dspex.modules.errors import AdapterParseError, Attempt
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
-from dspex.modules.run_lm import RunLM
+from dspex.modules.replayed import Replayed
+from dspex.modules.run_lm import RunEffects, is_kept
 from dspex.modules.signature import Signature
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Request, Response, Usage
@@ -109,8 +110,10 @@ class Exchange:
 
     async def _complete_one(self, request: Request) -> Response:
         effects = self.call.effects
-        if effects is None or isinstance(self.lm, RunLM):
+        if effects is None or is_kept(self.lm) or isinstance(self.lm, Replayed):
             return await self.lm.complete(request)
+        if isinstance(effects, RunEffects):
+            return await effects.complete(self.lm, request)
         fingerprint = f"{self.lm.name} {request.fingerprint()}"
         return await effects.perform(fingerprint, lambda: self.lm.complete(request))
 

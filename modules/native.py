@@ -132,7 +132,7 @@ class NativeBackend:
             ModuleActor.forward,
             inputs,
             lm,
-            RunEffects(effects),
+            RunEffects(effects, lm),
             timeout=_left(deadline),
         )
         return StepResult(prediction.outputs, lm.usage.to_json(), lm.cost)

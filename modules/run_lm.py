@@ -49,26 +49,6 @@ def codec_of(fingerprint: str) -> Codec[Any]:  # Any: whatever was done
     return model_call("")
 
 
-class RunEffects:
-    """Passes the tool calls of a step's module through the run's effects.
-
-    Its model calls go there by themselves, with the RunLM that they are made on.
-    """
-
-    def __init__(self, effects: Effects) -> None:
-        self._effects = effects
-
-    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a tool call, unless this run has made it already; give its result.
-
-        The same for what is asked through `run_context`.
-        """
-        codec = codec_of(fingerprint)
-        if codec.kind == "model":
-            return await call()
-        return await self._effects.perform(fingerprint, call, codec=codec)
-
-
 class RunLM(Wrapper[LM]):
     """Passes a step's model calls through the run's effects; adds up what they took.
 
@@ -93,15 +73,57 @@ class RunLM(Wrapper[LM]):
         Raises:
             ProviderError: there is no answer.
         """
-        request = Request.of(request)
+        return await self.ask(self._lm, Request.of(request), timeout=timeout)
+
+    async def ask(
+        self, lm: LM, request: Request, *, timeout: float | None = None
+    ) -> Response:
+        """As `complete`, of this model or of another that the step asks."""
         response = await self._effects.perform(
-            f"{self.name}:{request.fingerprint()}",
-            partial(self._lm.complete, request, timeout=timeout),
-            codec=model_call(self.name),
+            f"{lm.name}:{request.fingerprint()}",
+            partial(lm.complete, request, timeout=timeout),
+            codec=model_call(lm.name),
             request=request.to_json,
         )
         self.usage += response.usage
-        cost = response_cost(self.name, response)
+        cost = response_cost(lm.name, response)
         known = self.cost
         self.cost = None if known is None or cost is None else known + cost
         return response
+
+
+def is_kept(lm: LM) -> bool:
+    """Whether the answers of a model are kept by its run as it gives them."""
+    if isinstance(lm, RunLM):
+        return True
+    inner: tuple[LM, ...] = getattr(lm, "inner", ())
+    return any(is_kept(it) for it in inner)
+
+
+class RunEffects:
+    """Passes the calls of a step's module through the run's effects.
+
+    Calls of the step's own model, `lm`, go there by themselves.
+    """
+
+    def __init__(self, effects: Effects, lm: RunLM) -> None:
+        self._effects = effects
+        self._lm = lm
+
+    async def complete(self, lm: LM, request: Request) -> Response:
+        """Ask another model than the step's, as `RunLM.complete` does.
+
+        Raises:
+            ProviderError: there is no answer.
+        """
+        return await self._lm.ask(lm, request)
+
+    async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a tool call, unless this run has made it already; give its result.
+
+        The same for what is asked through `run_context`.
+        """
+        codec = codec_of(fingerprint)
+        if codec.kind == "model":
+            return await call()
+        return await self._effects.perform(fingerprint, call, codec=codec)

@@ -373,6 +373,35 @@ async def test_who_waits_for_a_run_is_told_that_the_disk_stays_full(
         assert (await rt.result(run, timeout=10)).status == "succeeded"
 
 
+async def test_a_predictor_with_a_model_of_its_own_is_not_paid_twice_either(
+    store: Path,
+) -> None:
+    own = answers()
+
+    class Both(Module):
+        def __init__(self) -> None:
+            self.first = Predict("ticket -> summary", lm=own)
+            self.second = Predict("summary -> reply")
+
+        async def forward(self, ticket: str) -> dict[str, object]:
+            summary = (await self.first(ticket=ticket)).summary
+            return {"reply": (await self.second(summary=summary)).reply}
+
+    step = Step(module="Both", signature="ticket -> reply")
+    program, modules = Program(name="both", steps={"both": step}), {"Both": Both}
+    stuck = answers(delay=60)
+    async with open_runtime(stuck, modules=modules, store=store) as rt:
+        run = await rt.submit(program, {"ticket": "x"})
+        assert await eventually(lambda: len(stuck.requests) == 1, seconds=10)
+    async with open_runtime(answers(), modules=modules, store=store) as rt:
+        ended = await rt.result(run, timeout=10)
+        whole = await rt.run(program, ticket="y")
+    assert [len(it.requests) for it in (own, stuck)] == [2, 1]
+    assert (ended.steps[0].live, ended.steps[0].journaled) == (1, 1)
+    # What both took counts.
+    assert [run.steps[0].usage for run in (ended, whole)] == [whole.steps[0].usage] * 2
+
+
 class Lottery(Module):
     """Asks the run for time, chance and identity, then a model."""
 
