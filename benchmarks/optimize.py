@@ -247,11 +247,12 @@ def kept_calls(store: Path) -> set[str]:
 def measure_resume() -> list[bool]:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "runs.db"
-        first, second = AskedLM(0.02), AskedLM(0.02)
+        first, second, third = AskedLM(0.02), AskedLM(0.02), AskedLM(0.02)
         with contextlib.suppress(HalfWayError):
             trio.run(partial(compile_in, store, first, end_after=DEMOS // 2))
         finished = kept_calls(store)
         report = trio.run(partial(compile_in, store, second, end_after=None))
+        again = trio.run(partial(compile_in, store, third, end_after=None))
     repeated = finished & set(second.asked)
     is_whole = report.bootstrapped == DEMOS and 0 < len(finished) < TRAIN
     return [
@@ -261,7 +262,14 @@ def measure_resume() -> list[bool]:
             "calls",
             reach="<= 0",
             against={"finished before": len(finished), "asked after": second.calls},
-        )
+        ),
+        figure(
+            "a finished compile done again: calls",
+            third.calls if again.bootstrapped == DEMOS else TRAIN,
+            "calls",
+            reach="<= 0",
+            against={"answered from the store": again.replayed},
+        ),
     ]
 
 
