@@ -13,8 +13,10 @@ import os
 from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.providers.lm import LM
@@ -63,27 +65,21 @@ class TraceStep:
     choice: Choice
 
 
-@dataclass(slots=True)
-class Memory:
+# Structs, for one of each is made for each call: a dataclass takes five times as long.
+class Memory(msgspec.Struct, eq=False):
     """What the outermost call did so far, over all passes of its forward."""
 
-    finished: dict[tuple[Key, int], object] = field(
-        default_factory=dict[tuple[Key, int], object]
-    )
-    feedback: dict[Key, list[Feedback]] = field(
-        default_factory=dict[Key, list[Feedback]]
-    )
+    finished: dict[tuple[Key, int], object] = {}
+    feedback: dict[Key, list[Feedback]] = {}
     # How often a check of a predictor's answer has failed, by its place.
-    failures: dict[tuple[Key, int], int] = field(
-        default_factory=dict[tuple[Key, int], int]
-    )
+    failures: dict[tuple[Key, int], int] = {}
     # What was asked so far: a request is hashed once, its number often.
-    numbers: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
+    numbers: dict[Hashable, int] = {}
     # Of this pass only.
-    seen: dict[int, int] = field(default_factory=dict[int, int])
-    checked: dict[Key, int] = field(default_factory=dict[Key, int])
-    trace: list[TraceStep] = field(default_factory=list[TraceStep])
-    suggestions: list[str] = field(default_factory=list[str])
+    seen: dict[int, int] = {}
+    checked: dict[Key, int] = {}
+    trace: list[TraceStep] = []
+    suggestions: list[str] = []
 
     def start_pass(self) -> None:
         """Forget what belongs to one pass; keep what was done."""
@@ -103,15 +99,18 @@ class Memory:
         return (number, occurrence)
 
 
-@dataclass(slots=True)
-class Call:
+def _trace_id() -> str:
+    return os.urandom(16).hex()
+
+
+class Call(msgspec.Struct, eq=False):
     """What one run of a module knows: its model, its trace id, what it took so far."""
 
     lm: LM | None = None
     effects: Effects | None = None
-    trace_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    trace_id: str = msgspec.field(default_factory=_trace_id)
     parent: "Call | None" = None
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory = msgspec.field(default_factory=Memory)
     usage: Usage = NO_USAGE
 
     def add_usage(self, usage: Usage, *, remembered: bool = False) -> None:

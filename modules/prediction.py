@@ -1,7 +1,8 @@
 """Predictions: the typed outputs of a module, and what they took."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Self, TypeAlias
+from operator import attrgetter
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 import pydantic
 
@@ -14,17 +15,9 @@ from dspex.providers.messages import Usage
 Outputs: TypeAlias = Mapping[str, Any]
 
 
+PredictionT = TypeVar("PredictionT", bound="Prediction")
+
 NO_USAGE: Final = Usage()
-_NOTHING: Final[Mapping[str, object]] = {
-    "usage": NO_USAGE,
-    "seconds": 0.0,
-    "trace_id": None,
-    "model": None,
-    "attempts": (),
-    "notes": (),
-    "suggestions": (),
-    "facts": {},
-}
 
 
 def add_usage(usage: Usage, more: Usage) -> Usage:
@@ -32,20 +25,8 @@ def add_usage(usage: Usage, more: Usage) -> Usage:
     return more if usage is NO_USAGE else usage + more
 
 
-class Prediction:
-    """Outputs as attributes (`prediction.answer`), and what it took to get them.
-
-    `prediction["answer"]` reaches outputs whose name is taken by an attribute below.
-    Two predictions are equal when their outputs are; those with a `score` also compare
-    by it, as in dspy. `facts` are what a module tells besides its outputs, such as
-    `steps` or `trajectory`; they are attributes too, and no part of the comparison.
-
-    `completions` holds all outputs when more than one was asked for, the first one
-    included. `usage` counts every model call, failed ones too; `seconds` is the time
-    from the call to its end. `attempts` are the answers that could not be used, and
-    `notes` what was forgiven in the one that was. `suggestions` are the messages of
-    `suggest` that were not met in the end.
-    """
+class _Facts:
+    """What a prediction is made of, while it is made."""
 
     __slots__ = (
         "_outputs",
@@ -71,8 +52,26 @@ class Prediction:
     notes: tuple[str, ...]
     suggestions: tuple[str, ...]
 
+
+class Prediction(_Facts):
+    """Outputs as attributes (`prediction.answer`), and what it took to get them.
+
+    `prediction["answer"]` reaches outputs whose name is taken by an attribute below.
+    Two predictions are equal when their outputs are; those with a `score` also compare
+    by it, as in dspy. `facts` are what a module tells besides its outputs, such as
+    `steps` or `trajectory`; they are attributes too, and no part of the comparison.
+
+    `completions` holds all outputs when more than one was asked for, the first one
+    included. `usage` counts every model call, failed ones too; `seconds` is the time
+    from the call to its end. `attempts` are the answers that could not be used, and
+    `notes` what was forgiven in the one that was. `suggestions` are the messages of
+    `suggest` that were not met in the end.
+    """
+
+    __slots__ = ()
+
     def __init__(self, /, **outputs: Any) -> None:  # Any: as above
-        _fill(self, {**_NOTHING, "_outputs": outputs, "completions": (outputs,)})
+        _copy_facts(Prediction.of([outputs]), self)
 
     @classmethod
     def of(
@@ -89,28 +88,26 @@ class Prediction:
         facts: Mapping[str, Any] | None = None,  # Any: as above
     ) -> Self:
         """Build a prediction from its completions, the first of which it stands for."""
-        made = cls.__new__(cls)
-        facts_known: dict[str, object] = {
-            "_outputs": dict(completions[0]),
-            "completions": tuple(completions),
-            "usage": usage or NO_USAGE,
-            "seconds": seconds,
-            "trace_id": trace_id,
-            "model": model,
-            "attempts": tuple(attempts),
-            "notes": tuple(notes),
-            "suggestions": tuple(suggestions),
-            "facts": facts or {},
-        }
-        _fill(made, facts_known)
-        return made
+        made = _Facts()
+        made._outputs = dict(completions[0])
+        made.attempts = tuple(attempts)
+        made.completions = tuple(completions)
+        made.facts = facts or {}
+        made.model = model
+        made.notes = tuple(notes)
+        made.seconds = seconds
+        made.suggestions = tuple(suggestions)
+        made.trace_id = trace_id
+        made.usage = usage or NO_USAGE
+        return _finished(made, cls)
 
     def replace(self, **facts: object) -> Self:
         """Give the same outputs with other facts: `usage`, `seconds`, `trace_id`..."""
-        made = type(self).__new__(type(self))
-        for name, slot in _SLOTS:
-            slot.__set__(made, facts[name] if name in facts else slot.__get__(self))
-        return made
+        made = _Facts()
+        _write(made, _read(self))
+        for name, value in facts.items():
+            setattr(made, name, value)
+        return _finished(made, type(self))
 
     @property
     def outputs(self) -> Outputs:
@@ -161,8 +158,7 @@ class Prediction:
         return f"Prediction({shown})"
 
     def __reduce__(self) -> tuple[Any, ...]:  # Any: pickle's protocol, used by copy
-        state = {name: getattr(self, name) for name in Prediction.__slots__}
-        return (_rebuild, (type(self), state))
+        return (_rebuild, (type(self), _read(self)))
 
     # --- comparison
 
@@ -231,21 +227,44 @@ class Prediction:
         )
 
 
-def _rebuild(cls: type[Prediction], state: dict[str, object]) -> Prediction:
-    made = cls.__new__(cls)
-    _fill(made, state)
-    return made
+def _rebuild(cls: type[PredictionT], state: tuple[Any, ...]) -> PredictionT:
+    made = _Facts()
+    _write(made, state)
+    return _finished(made, cls)
 
 
-# Any: slots have no type of their own.
-_SLOTS: Final[tuple[tuple[str, Any], ...]] = tuple(
-    (name, vars(Prediction)[name]) for name in Prediction.__slots__
-)
+_read: Final = attrgetter(*_Facts.__slots__)
 
 
-def _fill(made: Prediction, state: Mapping[str, object]) -> None:
-    for name, slot in _SLOTS:
-        slot.__set__(made, state[name])
+def _write(made: _Facts, state: tuple[Any, ...]) -> None:  # Any: as the slots
+    # By name, one by one, it would take ten times as long; two are made in each call.
+    (
+        made._outputs,  # pyright: ignore[reportPrivateUsage]
+        made.attempts,
+        made.completions,
+        made.facts,
+        made.model,
+        made.notes,
+        made.seconds,
+        made.suggestions,
+        made.trace_id,
+        made.usage,
+    ) = state
+
+
+def _finished(made: _Facts, cls: type[PredictionT]) -> PredictionT:
+    """Give the facts as a prediction: from here on they do not change."""
+    if cls is Prediction:
+        made.__class__ = cls
+        return cast(PredictionT, made)
+    prediction = cls.__new__(cls)  # one with room for more than the facts
+    _copy_facts(made, prediction)
+    return prediction
+
+
+def _copy_facts(made: _Facts, to: Prediction) -> None:
+    for name in _Facts.__slots__:
+        object.__setattr__(to, name, getattr(made, name))
 
 
 def _typed(outputs: Outputs, signature: SignatureLike | None) -> Outputs:

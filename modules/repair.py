@@ -1,10 +1,9 @@
-"""Repair of JSON that is none, in time that grows with the text and not its square.
+"""Repair of JSON that is none, in time that grows with the text and has an end.
 
-json_repair appends to a string one character at a time, and copies it each time. What
-it does with a long run of plain words depends on neither its length nor its letters,
-so in long texts such runs are cut short before the repair and put back after it. For
-brackets inside brackets it takes more than linear time, which nothing can mend from
-here: what is nested too deep, or is too long, is not repaired at all.
+What json_repair does with a long run of plain words depends on neither its length nor
+its letters, so in long texts such runs are cut short before the repair and put back
+after it. Nothing else runs meanwhile: what looks at too many characters is given up,
+and what is nested too deep, or too long, is not begun.
 """
 
 import json
@@ -12,9 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import json_repair
-
 from dspex.modules.plain import is_list, is_object
+from dspex.modules.repair_parser import UnrepairableError, parse_broken
 
 MAX_DEPTH: Final = 100
 MAX_CHARACTERS: Final = 1_000_000
@@ -25,10 +23,6 @@ _KEPT: Final = 12
 _PLAIN_RUN: Final = re.compile(r"[^\W\d_](?:[^\W_]|[ .;!?]){46,}[^\W\d_]")
 _TOKEN: Final = "zqx"
 _BRACKET: Final = re.compile(r"[\[\](){}]")
-
-
-class UnrepairableError(ValueError):
-    """A text is no JSON, and its repair would take too long."""
 
 
 def find_excess(text: str) -> str | None:
@@ -53,17 +47,18 @@ def repair(text: str) -> object:
     """Give the value the text was meant to be, as json_repair reads it.
 
     Raises:
-        UnrepairableError: it is no JSON, and too long or nested too deep to be mended.
+        UnrepairableError: it is no JSON, and too long, nested too deep or too much
+            work to be mended.
         Exception: what json_repair raises, which it does not document.
     """
-    excess = find_excess(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        excess = find_excess(text)
     if excess is not None:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise UnrepairableError(excess) from None
+        raise UnrepairableError(excess)
     if len(text) < _LONG or _TOKEN in text:
-        return json_repair.loads(text)
+        return parse_broken(text)
     runs: dict[str, str] = {}
 
     def shorten(match: re.Match[str]) -> str:
@@ -73,7 +68,7 @@ def repair(text: str) -> object:
         # With blanks around the token, for a word alone is not a text of words.
         return f"{run[:_KEPT]}{token}{run[-_KEPT:]}"
 
-    return _restore(json_repair.loads(_PLAIN_RUN.sub(shorten, text)), runs)
+    return _restore(parse_broken(_PLAIN_RUN.sub(shorten, text)), runs)
 
 
 def _letters(number: int) -> str:

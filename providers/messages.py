@@ -22,6 +22,10 @@ FinishReason: TypeAlias = Literal[
 ]
 
 
+def _nothing() -> dict[str, object]:
+    return {}  # a quarter of what `dict[str, object]()` takes
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall(FromJSON):
     """A call of a tool by the model; `arguments` is the JSON text it wrote."""
@@ -144,7 +148,7 @@ class Request(FromJSON):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
-    extra: Mapping[str, object] = field(default_factory=dict[str, object], hash=False)
+    extra: Mapping[str, object] = field(default_factory=_nothing, hash=False)
 
     def __post_init__(self) -> None:
         if not self.messages:

@@ -9,7 +9,6 @@ from dspex.modules.adapters.json_text import (
     JSONObject,
     load_object,
     loosely,
-    why_no_object,
     without_thinking,
 )
 from dspex.modules.adapters.prompt import (
@@ -23,6 +22,7 @@ from dspex.modules.adapters.text_adapter import TextAdapter
 from dspex.modules.adapters.values import to_plain
 from dspex.modules.errors import AdapterParseError
 from dspex.modules.fields import Field
+from dspex.modules.repair_parser import UnrepairableError
 from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Choice, OutputSchema, Request
@@ -105,10 +105,14 @@ class JSONAdapter(TextAdapter):
         text = choice.text
         if not text.strip():
             raise self.error(signature, text, "the answer is empty")
-        found = load_object(text)
+        found, problem = None, "there is no JSON object in it"
+        try:
+            found = load_object(text)
+        except UnrepairableError as error:
+            problem = str(error)
         try:
             if found is None:
-                raise self.error(signature, text, why_no_object(text))
+                raise self.error(signature, text, problem)
             return self.read_outputs(signature, text, found, [])
         except AdapterParseError:
             reading = self._read_loosely(signature, choice, found)
@@ -138,7 +142,10 @@ class JSONAdapter(TextAdapter):
         spoken = without_thinking(choice.text)
         start: list[str] = []
         if spoken != choice.text:
-            start, found = ["thinking"], load_object(spoken)
+            try:
+                start, found = ["thinking"], load_object(spoken)
+            except UnrepairableError:
+                return None
         forgiven = None if found is None else loosely(found, signature)
         if forgiven is not None:
             read, notes = forgiven

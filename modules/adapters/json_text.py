@@ -1,11 +1,11 @@
 """JSON objects in what a model wrote: whole, repaired, or somewhere in the text."""
 
-import json
 import re
 from typing import Any, TypeAlias
 
 from dspex.modules.plain import is_object
-from dspex.modules.repair import find_excess, repair
+from dspex.modules.repair import repair
+from dspex.modules.repair_parser import UnrepairableError
 from dspex.modules.signature import Signature
 
 # Any: what a model wrote.
@@ -19,27 +19,35 @@ def load_object(text: str) -> JSONObject | None:
 
     Fences, comments, single quotes, missing brackets and text around it are forgiven.
     None when there is no object.
+
+    Raises:
+        UnrepairableError: there may be one, which takes too long to find.
     """
-    if not _may_hold_object(text):
+    # The repair takes round brackets for braces, too.
+    if "{" not in text and "(" not in text:
         return None
-    found = _as_object(_load(text))
-    if found is not None:
-        return found
-    inside = _balanced(text)
-    return None if inside is None else _as_object(_load(inside))
-
-
-def why_no_object(text: str) -> str:
-    """Say why `load_object` finds none."""
-    excess = find_excess(text) if _may_hold_object(text) else None
-    return excess or "there is no JSON object in it"
+    unread: UnrepairableError | None = None
+    for part in (text, _balanced(text)):
+        try:
+            found = None if part is None else _load(part)
+        except UnrepairableError as error:
+            unread = error
+        else:
+            if is_object(found):
+                return found
+    if unread is not None:
+        raise unread
+    return None
 
 
 def find_object(text: str, signature: Signature) -> JSONObject | None:
     """Give an object with all required outputs of the signature, if there is one."""
     if "{" not in text:
         return None
-    found = load_object(text)
+    try:
+        found = load_object(text)
+    except UnrepairableError:
+        return None
     if found is None or not has_outputs(found, signature):
         return None
     return {name: found[name] for name in signature.output_fields if name in found}
@@ -83,25 +91,16 @@ def without_thinking(text: str) -> str:
     return _THINKING.sub("", text)
 
 
-def _may_hold_object(text: str) -> bool:
-    # The repair takes round brackets for braces, too.
-    return "{" in text or "(" in text
-
-
 def _as_object(value: object) -> JSONObject | None:
     return value if is_object(value) else None
 
 
 def _load(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    except RecursionError:
-        return None
-    try:
         return repair(text)
-    # What it raises for some inputs is not documented; nothing readable is there.
+    except UnrepairableError:
+        raise
+    # What else it raises for some inputs is not documented; nothing readable is there.
     except (ValueError, TypeError, IndexError, RecursionError):
         return None
 

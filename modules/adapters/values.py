@@ -18,7 +18,8 @@ from pydantic_core import to_jsonable_python
 
 from dspex.modules.fields import Field, FieldType
 from dspex.modules.plain import is_list
-from dspex.modules.repair import UnrepairableError, repair
+from dspex.modules.repair import repair
+from dspex.modules.repair_parser import UnrepairableError
 from dspex.modules.signature import first_problem
 from dspex.modules.type_names import is_union
 
