@@ -1,14 +1,18 @@
 """A compile that ends by SIGKILL at its next acceptance; see test_compile_resume.py.
 
-`python compile_child.py STORE ASKED KILL_AT`: compiles and evaluates, kept in STORE;
-appends the question of every call that reaches the model to ASKED, and kills itself
-when it has taken KILL_AT examples as demos (0: never). Prints what came out.
+`python compile_child.py`: for each line [STORE, ASKED, KILL_AT] of JSON a process of
+its own compiles and evaluates, kept in STORE. It appends the fingerprint of each call
+that reaches the model to ASKED, and kills itself when it has taken KILL_AT examples as
+demos (0: never). Prints its status and what it said. The processes are forked from this
+one, which has done nothing but the imports: they would take each of them a second.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 import structlog
@@ -25,6 +29,9 @@ from dspex.modules.optimizers import (
 from dspex.providers import Capabilities, Choice, Message, Request, Response, Usage
 from dspex.runtime import open_node
 from dspex.runtime.journal import WRITER, Journal, open_store
+
+# What is imported when a store is opened.
+LATE = ("dspex.runtime.journal.store", "sqlalchemy.dialects.sqlite", "alembic.command")
 
 
 class AskedLM:
@@ -82,6 +89,32 @@ async def main(store: str, asked: str, kill_at: int) -> None:
     sys.stdout.write(json.dumps({**found, **counts}))
 
 
+def run_in_fork(store: str, asked: str, kill_at: int) -> tuple[int, str]:
+    """Run it in another process; give how that ended, and what it said."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        status = 1
+        try:
+            trio.run(main, store, asked, kill_at)
+            sys.stdout.flush()
+            status = 0
+        except BaseException:  # noqa: BLE001 - nothing of the parent's goes on here
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    trio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    for name in LATE:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(run_in_fork(*json.loads(line))), flush=True)  # noqa: T201

@@ -4,7 +4,11 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dspex.runtime.engine.journaled import read_stored
 from dspex.worker.runs_command import open_journal
@@ -13,15 +17,28 @@ CHILD = Path(__file__).with_name("compile_child.py")
 DEMOS, CONCURRENCY = 4, 4
 
 
-def run_child(folder: Path, store: str, kill_at: int) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, CHILD, folder / store, folder / "asked", str(kill_at)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout or done.stderr
+class Child:
+    """Runs compiles, each in a process of its own that may be killed."""
+
+    def __init__(self, folder: Path, parent: "subprocess.Popen[str]") -> None:
+        self._folder = folder
+        self._parent = parent
+
+    def run(self, store: str, kill_at: int) -> tuple[int, str]:
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        paths = (str(self._folder / name) for name in (store, "asked"))
+        print(json.dumps([*paths, kill_at]), file=self._parent.stdin, flush=True)
+        status, said = json.loads(self._parent.stdout.readline())
+        return status, said
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, CHILD], text=True, **pipes) as parent:
+        yield Child(tmp_path, parent)
+        parent.stdin.close()  # type: ignore[union-attr]
 
 
 def read_asked(folder: Path) -> list[str]:
@@ -39,9 +56,9 @@ async def finished_calls(store: Path) -> set[str]:
 
 
 async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
-    tmp_path: Path,
+    tmp_path: Path, child: Child
 ) -> None:
-    whole = json.loads(run_child(tmp_path, "whole.db", 0)[1])
+    whole = json.loads(child.run("whole.db", 0)[1])
     once = read_asked(tmp_path)
     assert whole["replayed"] == 0
     assert whole["calls"] <= len(once) == len(set(once))
@@ -49,7 +66,7 @@ async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
     finished: set[str] = set()
     said = ""
     for kill_at in (*range(1, DEMOS + 1), 0):
-        status, said = run_child(tmp_path, "killed.db", kill_at)
+        status, said = child.run("killed.db", kill_at)
         assert status == (-signal.SIGKILL if kill_at else 0), said
         mine = read_asked(tmp_path)
         assert finished.isdisjoint(mine)
@@ -68,7 +85,7 @@ async def test_f3_compile_killed_at_every_acceptance_repeats_no_finished_call(
     assert len(finished) <= needed + (DEMOS + 1) * CONCURRENCY
 
     # Finished work is answered from the store, and nothing runs ahead.
-    status, said = run_child(tmp_path, "killed.db", 0)
+    status, said = child.run("killed.db", 0)
     assert status == 0, said
     assert read_asked(tmp_path) == []
     again = json.loads(said)

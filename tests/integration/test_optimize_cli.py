@@ -281,7 +281,7 @@ async def test_a_stored_version_is_evaluated_and_compiled_again(
 
 
 async def test_compile_takes_code_and_refuses_leakage(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Path], tmp_path: Path, here: Command
 ) -> None:
     (tmp_path / "my_code.py").write_text(
         "from dspex.modules import Predict\n"
@@ -308,7 +308,7 @@ async def test_compile_takes_code_and_refuses_leakage(
     assert len(state["demos"]) == 16
     assert leak.status == 2
     assert "is in the training set too" in leak.err
-    nowhere = await dspex(*base, *metric, *model(provider), cwd=tmp_path)
+    nowhere = await here(*base, *metric, *model(provider))
     assert "nowhere to keep the result" in nowhere.err
 
 
