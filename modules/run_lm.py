@@ -40,6 +40,12 @@ TOOL_CALL: Final[Codec[Any]] = Codec(
 _ASKED: Final[Codec[Any]] = Codec("context", lambda value: value, lambda value: value)
 
 
+def model_of(fingerprint: str) -> str:
+    """Give the name of the model that a call with this fingerprint asks."""
+    # A space or a colon, and a SHA-256 in hex.
+    return fingerprint[:-65]
+
+
 def codec_of(fingerprint: str) -> Codec[Any]:  # Any: whatever was done
     """Give what writes down and reads again the effect of a module's call."""
     if fingerprint.startswith(TOOL_PREFIX):
@@ -96,8 +102,9 @@ def is_kept(lm: LM) -> bool:
     """Whether the answers of a model are kept by its run as it gives them."""
     if isinstance(lm, RunLM):
         return True
-    inner: tuple[LM, ...] = getattr(lm, "inner", ())
-    return any(is_kept(it) for it in inner)
+    # Of those that wrap a model; a user's class may call anything so.
+    inner: object = getattr(lm, "inner", ())
+    return isinstance(inner, tuple) and any(is_kept(it) for it in inner)
 
 
 class RunEffects:

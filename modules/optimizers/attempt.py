@@ -15,7 +15,8 @@ from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.metrics import Judge, Score
 from dspex.modules.optimizers.refusals import outlast
 from dspex.modules.prediction import Prediction
-from dspex.modules.run_lm import codec_of
+from dspex.modules.run_lm import codec_of, model_of
+from dspex.providers.budget import Budget
 from dspex.providers.errors import BudgetExceededError
 from dspex.providers.lm import LM, Wrapper
 from dspex.providers.messages import Message, Request, Response, Usage
@@ -76,7 +77,7 @@ class Meter:
 
     `leave` is waited for before each call that the journal does not answer. A call that
     the provider refuses for its rate is made again (see `outlast`). Neither is of the
-    attempt's time, `limit`.
+    attempt's time, `limit`. A `budget` counts each call that is made, of any model.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class Meter:
         effects: Effects | None = None,
         *,
         leave: Callable[[], Awaitable[None]] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._effects = effects
+        self._budget = budget
         self._leave = leave
         self.limit = TimeLimit()
         self.calls = 0
@@ -105,7 +108,14 @@ class Meter:
             if self._leave is not None:
                 with self.limit.suspended():
                     await self._leave()
-            return await outlast(call, self.limit)
+            if self._budget is None:
+                return await outlast(call, self.limit)
+            model = model_of(fingerprint)
+            self._budget.begin(model)
+            result = await outlast(call, self.limit)
+            if isinstance(result, Response):
+                self._budget.end(model, result.usage)
+            return result
 
         result: T
         if self._effects is None:

@@ -22,6 +22,7 @@ from dspex.modules.optimizers.evaluation import (
 from dspex.modules.optimizers.example import Example
 from dspex.modules.optimizers.journaled import EffectScopes, scope_of
 from dspex.modules.optimizers.metrics import Judge, Metric
+from dspex.providers.budget import Budget
 from dspex.providers.lm import LM
 
 DEFAULT_TIMEOUT = 120.0
@@ -37,8 +38,9 @@ class Evaluate:
     fails counts `failure_score`; the `max_errors`-th failure ends the evaluation, None
     lets all fail. `on_outcome` is told each outcome as it comes, in any order.
 
-    A model's budget that is used up ends the evaluation without an error: what was not
-    run is `skipped`.
+    `budget` counts the model calls of all its runs, whatever model makes them. One that
+    is used up, this or a model's own, ends the evaluation without an error: what was
+    not run is `skipped`.
 
     Raises:
         DatasetError: there is no example, or one does not say what its inputs are.
@@ -54,6 +56,7 @@ class Evaluate:
         timeout: float = DEFAULT_TIMEOUT,
         max_errors: int | None = 10,
         failure_score: float = 0.0,
+        budget: Budget | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
         check_at_least("concurrency", concurrency, 1)
@@ -71,6 +74,7 @@ class Evaluate:
         self._timeout = timeout
         self._max_errors = max_errors
         self._failure_score = failure_score
+        self._budget = budget
         self._on_outcome = on_outcome
 
     async def __call__(
@@ -99,6 +103,7 @@ class Evaluate:
             async def work() -> None:
                 for index in todo:
                     example = self.devset[index]
+                    effects = scope_of(journal, f"example[{index}]")
                     attempt = await try_once(
                         without_demos_of(program, example) if has_demos else program,
                         example,
@@ -106,7 +111,7 @@ class Evaluate:
                         lm=lm,
                         timeout=self._timeout,
                         with_trace=False,
-                        meter=Meter(scope_of(journal, f"example[{index}]")),
+                        meter=Meter(effects, budget=self._budget),
                     )
                     used_up = budget_error_of(attempt.error)
                     if used_up is not None:

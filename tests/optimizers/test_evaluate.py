@@ -12,6 +12,7 @@ from dspex.modules import (
     ChatAdapter,
     CodeExitError,
     ConfigError,
+    Module,
     Predict,
     Prediction,
 )
@@ -26,7 +27,7 @@ from dspex.modules.optimizers import (
     compare,
     exact_match,
 )
-from dspex.providers import Budget, Budgeted, Request
+from dspex.providers import Budget, Budgeted, Price, Request
 from dspex.testing import ScriptedLM
 
 COUNT = 12
@@ -121,6 +122,27 @@ async def test_metric_that_hangs_or_raises_fails_its_example_only(
     assert found.outcomes[1].status == "timed_out"
     assert isinstance(found.outcomes[1].error, ItemTimeoutError)
     assert str(found.outcomes[3].error) == "bad metric"
+
+
+async def test_a_budget_counts_the_calls_of_every_model() -> None:
+    class TwoModels(Module):
+        def __init__(self) -> None:
+            self.own = program(lm=ScriptedLM(lambda _: "[[ ## answer ## ]]\nx"))
+            self.given = program()
+
+        async def forward(self, question: str) -> Prediction:
+            await self.own(question=question)
+            return await self.given(question=question)
+
+    budget = Budget(requests=6, prices={"scripted:model": Price(1e6, 0, 0)})
+    lm = ScriptedLM(lambda _: "[[ ## answer ## ]]\nx")
+    evaluate = Evaluate(make(), metric=exact_match(), concurrency=1, budget=budget)
+    found = await evaluate(TwoModels(), lm=lm)
+    assert len(found.done) == len(lm.requests) == 3
+    assert found.stopped is not None
+    assert "budget of 6 requests" in found.stopped
+    assert found.calls == budget.requests == 6
+    assert budget.cost == pytest.approx(found.usage.input_tokens)
 
 
 async def test_used_up_budget_ends_it_without_an_error() -> None:
