@@ -120,7 +120,7 @@ class Program(BaseModel):
     ) -> Self:
         """Give a copy with some fields changed, which are not checked again."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("digest", None)
+        vars(copied).pop("digest", None)
         return copied
 
     @cached_property

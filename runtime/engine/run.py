@@ -70,7 +70,8 @@ class StepRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:  # Any: JSON
         """Read what `to_json` gave."""
-        return cls(**{"cost_usd": None, **data})
+        known: dict[str, Any] = {"cost_usd": None, **data}  # Any: JSON
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)

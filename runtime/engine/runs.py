@@ -222,7 +222,7 @@ class DurableRuns(Actor):
         for run in beat.lost:
             # A claim that was committed after this beat is not what is lost.
             lost = self._executions.get(run)
-            if lost is asked[run] and lost.next is None:
+            if lost is not None and lost is asked[run] and lost.next is None:
                 self._stop_run(run)
         again, self._interrupted = self._interrupted, {}
         for row, unsaved in again.values():
