@@ -246,15 +246,27 @@ async def test_a_large_frame_passes_both_ways(pool: ActorRef[DspyPool]) -> None:
 async def test_a_process_that_reads_nothing_delays_nobody(
     pool: ActorRef[DspyPool],
 ) -> None:
-    (first, _) = await pool.call(DspyPool.pids)
-    os.kill(first, signal.SIGSTOP)
+    async def ask(function: str, **inputs: object) -> dict[str, Any]:
+        call = DspyCall(
+            module=f"hosted_faults:{function}",
+            inputs=inputs,
+            session="the deaf one's",
+            timeout=1.0,
+        )
+        result = await pool.call(DspyPool.run, call, no_model, timeout=20)
+        return result.outputs
+
+    os.kill((await ask("pid"))["pid"], signal.SIGSTOP)
 
     async def send_much() -> None:
         with pytest.raises(RunTimeoutError):
-            await run(pool, "length", text="x" * (20 * MB), timeout=1.0)
+            await ask("length", text="x" * (20 * MB))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_much)
+        with trio.fail_after(5):
+            while (await pool.call(DspyPool.statistics)).busy == 0:
+                await trio.sleep(0.001)
         for _ in range(20):
             await run(pool, "pid", timeout=20)
 
