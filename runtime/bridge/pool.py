@@ -311,6 +311,8 @@ class DspyPool(Actor):
         if message.ref == self._forks.ref:
             self._forks.lose()
             self._counts.fork_server_restarts += 1
+            for orphan in self._workers:
+                orphan.is_retired = True  # the kernel kills it, if it has not yet
             Context().run(self.spawn, self._start_forks)
             return
         worker = self._workers.remove(message.ref)
