@@ -42,7 +42,7 @@ from dspex.modules.predict import Predict
 from dspex.modules.prediction import Prediction
 from dspex.modules.react.agent import ReAct
 from dspex.modules.react.budget import Budget
-from dspex.modules.react.errors import AgentFailedError
+from dspex.modules.react.errors import AgentFailedError, AgentStoppedError
 from dspex.modules.saved_state import (
     dump_dspy_state,
     load_dspy_state,
@@ -64,6 +64,7 @@ __all__ = [
     "Adapter",
     "AdapterParseError",
     "AgentFailedError",
+    "AgentStoppedError",
     "AssertionFailedError",
     "Attempt",
     "BestOfN",

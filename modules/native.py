@@ -79,7 +79,9 @@ class NativeBackend:
         # What a module adds, such as the reasoning, is in its own signature.
         signature: Signature = getattr(module, "signature", signature_of(step))
         check_demos(step, signature.fields)
-        return shape_of(signature)
+        shape = shape_of(signature)
+        added: Mapping[str, Any] = getattr(module, "added_outputs", {})  # Any: types
+        return Shape(shape.inputs, {**shape.outputs, **added}) if added else shape
 
     def make(self, step: Step) -> Module:
         """Give the module of a step.

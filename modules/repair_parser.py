@@ -49,8 +49,7 @@ class _Growing(list[str]):
             # json_repair takes an escape's backslash off by `text = text[:-1]`.
             self.pop()
             return self
-        found: Any = super().__getitem__(index)
-        return found
+        return super().__getitem__(index)  # pyright: ignore[reportUnknownVariableType]
 
 
 class _Parser(JSONParser):

@@ -56,6 +56,16 @@ def response_cost(model: str, response: Response) -> float | None:
     return None if price is None else price.cost(response.usage)
 
 
+def usage_cost(model: str, usage: Usage) -> float | None:
+    """Give what a usage cost in US dollars; None where the price is not known.
+
+    Of several models in order ("a|b", a fallback) it is taken for the dearest's.
+    """
+    prices = [_listed().get(name) for name in model.split("|")]
+    known = [price.cost(usage) for price in prices if price is not None]
+    return max(known) if len(known) == len(prices) else None
+
+
 @cache
 def _listed() -> dict[str, Price]:
     return read_prices()

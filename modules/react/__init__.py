@@ -3,7 +3,7 @@
 from dspex.modules.react.action import Action, ActionParseError, ActionParser, Finish
 from dspex.modules.react.agent import ReAct
 from dspex.modules.react.budget import Budget
-from dspex.modules.react.errors import AgentFailedError
+from dspex.modules.react.errors import AgentFailedError, AgentStoppedError
 from dspex.modules.react.trajectory import Step, Trajectory
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ActionParseError",
     "ActionParser",
     "AgentFailedError",
+    "AgentStoppedError",
     "Budget",
     "Finish",
     "ReAct",

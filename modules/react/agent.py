@@ -18,7 +18,7 @@ from dspex.modules.fields import FieldType
 from dspex.modules.module import Module
 from dspex.modules.predict import Predict, request_settings
 from dspex.modules.prediction import Outputs, Prediction
-from dspex.modules.react.budget import Budget
+from dspex.modules.react.budget import SPENT, Budget
 from dspex.modules.react.errors import AgentFailedError
 from dspex.modules.react.fields import (
     TRAJECTORY,
@@ -75,8 +75,9 @@ class ReAct(Module):
     "fields" by a predictor (dspy's way), "text" by `Action[tool](...)`; "auto" takes
     native tools where the model has them, else fields. A tool that fails is an
     observation; with `fail_fast` it ends the run. The same failing call three times in
-    a row ends it, too. Observations are cut to `max_observation` characters in the
-    prompt; when the model's context is full, the oldest steps are left out.
+    a row ends it, too. `max_iterations` is 20, or what `budget` says. Observations are
+    cut to `max_observation` characters in the prompt; when the model's context is full,
+    the oldest steps are left out.
 
     Raises:
         SignatureError: the signature is none.
@@ -93,7 +94,7 @@ class ReAct(Module):
         lm: LM | None = None,
         adapter: Adapter | str | None = None,
         protocol: Protocol = "auto",
-        max_iterations: int = 20,
+        max_iterations: int | None = None,
         budget: Budget | None = None,
         max_observation: int = 10_000,
         fail_fast: bool = False,
@@ -106,7 +107,9 @@ class ReAct(Module):
         self.tools: Mapping[str, AnyTool] = _by_name(tools)
         self.lm = lm
         self.protocol = protocol
-        self.budget = budget or Budget(max_iterations)
+        self.budget = budget or Budget()
+        if max_iterations is not None:
+            self.budget = replace(self.budget, iterations=max_iterations)
         self.max_observation = max_observation
         self.fail_fast = fail_fast
         self.react = Predict(
@@ -222,8 +225,9 @@ class _Run:
     async def _loop(self, started: float) -> tuple[str, Outputs | None]:
         """Take turns; give why they ended, and the outputs if they are known."""
         taker = self.agent.turn_taker(self.call)
+        model = cast(LM, self.agent.react.lm or self.call.lm).name
         for _ in range(self.budget.iterations):
-            spent = self.budget.exceeded(self.call.usage, started)
+            spent = self.budget.exceeded(self.call.usage, started, model=model)
             if spent is not None:
                 return spent, None
             try:
@@ -338,7 +342,7 @@ class _Run:
     async def _extract(self) -> Outputs:
         """Have the outputs read from the trajectory, where that may still cost."""
         names = self.agent.signature.output_fields
-        if self.reason in ("max_tokens", "max_seconds", "max_cost"):
+        if self.reason in SPENT:
             return dict.fromkeys(names)
         finish = self.trajectory.steps[-1] if self.reason == "finished" else None
         if finish is not None and finish.arguments:

@@ -1,8 +1,12 @@
 """Errors of agents.
 
 DspexError
-└── AgentFailedError   an agent ended without a result; has its trajectory
+├── AgentFailedError   an agent ended without a result; has its trajectory
+└── AgentStoppedError  an agent has spent what it may; has its trajectory
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from dspex.modules.react.trajectory import Trajectory
 from dspex.runtime.errors import DspexError
@@ -21,3 +25,18 @@ class AgentFailedError(DspexError):
         self.cause = cause
         self.trajectory = trajectory
         self.reason = reason
+
+
+class AgentStoppedError(DspexError):
+    """An agent that is a step has spent its tokens, seconds or money: `reason`.
+
+    `trajectory` is what it did until then, with dspy's keys.
+    """
+
+    def __init__(self, reason: str, steps: int, trajectory: Mapping[str, Any]) -> None:
+        super().__init__(
+            f"the agent was stopped by {reason} after {steps} steps, without outputs; "
+            "give it a larger budget, or take its facts [success, trajectory]"
+        )
+        self.reason = reason
+        self.trajectory = trajectory

@@ -22,6 +22,7 @@ from dspex.modules.tools.errors import DuplicateToolError
 from dspex.providers import Choice, Request, Response, ToolCall, Usage
 from dspex.providers.errors import ContextLengthError, ServerError
 from dspex.providers.lm import Capabilities
+from dspex.providers.prices import usage_cost
 from dspex.runtime import open_node
 from dspex.testing import ScriptedLM
 
@@ -226,6 +227,26 @@ async def test_d4_spent_budget_ends_without_another_call(
     assert len(lm.requests) == len(found.steps) < 5
 
 
+async def test_a_cost_without_a_price_is_of_the_list_or_an_error() -> None:
+    answer = calls(("calculator", {"expression": "1"}))
+    budget = Budget(cost=4e-6)
+    listed = ScriptedLM([answer] * 20, name="openai:gpt-4.1-nano|openai:gpt-4.1")
+    found = await agents("native_tools", budget=budget)(listed)(question="?")
+    assert found.reason == "max_cost"
+    # At the price of the dearer one.
+    assert usage_cost("openai:gpt-4.1", found.usage) == pytest.approx(
+        usage_cost(listed.name, found.usage)
+    )
+    with pytest.raises(AgentFailedError, match="'scripted:model' has no list price"):
+        await agents("native_tools", budget=budget)(ScriptedLM([answer]))(question="?")
+
+
+async def test_iterations_are_those_said_last_beside_a_budget() -> None:
+    lm = ScriptedLM(lambda _: calls(("calculator", {"expression": "1"})))
+    agent = agents("native_tools", budget=Budget(tokens=10_000), max_iterations=2)(lm)
+    assert agent.budget == Budget(2, tokens=10_000)
+
+
 async def test_d4_full_context_leaves_the_oldest_steps_out() -> None:
     def limited(request: Request) -> str | Exception:
         if len(request.messages) > 6:
@@ -303,8 +324,8 @@ def test_bad_agents_are_refused() -> None:
         ReAct("q -> a", [], protocol="json")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tokens"):
         Budget(tokens=0)
-    with pytest.raises(ConfigError, match="price"):
-        Budget(cost=1)
+    with pytest.raises(ConfigError, match="'seconds' = '2' must be a number"):
+        Budget(seconds="2")  # type: ignore[arg-type]
 
 
 async def test_inputs_are_checked_first() -> None:

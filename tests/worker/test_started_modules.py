@@ -8,6 +8,9 @@ import trio.testing
 
 from dspex import Program, open_runtime
 from dspex.modules import Predict, Prediction
+from dspex.modules.react.errors import AgentStoppedError
+from dspex.providers import Request
+from dspex.runtime.engine import StepFailedError
 from dspex.runtime.errors import DspexError
 from dspex.supervisors import ChildStartError
 from dspex.testing import ScriptedLM
@@ -95,6 +98,76 @@ async def test_tools_that_are_none_are_found_before_a_run(
     async with open_runtime(ScriptedLM([ANSWER])) as rt:
         with pytest.raises(DspexError, match=problem):
             rt.plan(program)
+
+
+def endless(_: Request) -> str:
+    return step("tally", "{}")
+
+
+BUDGETS = [
+    ("tokens: 1", "max_tokens"),
+    ("seconds: 1.5", "max_seconds"),
+    ("cost: 1.0e-9", "max_cost"),
+]
+
+
+@pytest.mark.parametrize(("limit", "reason"), BUDGETS)
+async def test_an_agent_that_has_spent_its_budget_fails_its_step_and_says_how(
+    limit: str, reason: str, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    text = AGENT.replace("max_iterations: 3", f"budget: {{{limit}}}")
+    text = text.replace("[calculator]", f"['{__name__}:tally']")
+    lm = ScriptedLM(endless, name="openai:gpt-4.1", delay=1)
+    async with open_runtime(lm) as rt:
+        run = await rt.run(Program.load(written(tmp_path, text)), question="?")
+    assert isinstance(run.error, StepFailedError)
+    stopped = run.error.__cause__
+    assert isinstance(stopped, AgentStoppedError)
+    assert stopped.reason == reason
+    assert len(lm.requests) == (2 if reason == "max_seconds" else 1)
+    assert stopped.trajectory["tool_name_0"] == "tally"
+
+
+async def test_a_step_gives_the_facts_of_its_agent_that_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    text = AGENT.replace(
+        "max_iterations: 3", "budget: {tokens: 1}, facts: [success, reason, trajectory]"
+    )
+    text += """
+  again:
+    module: Predict
+    signature: "question, trajectory: dict -> answer: str"
+    when: not agent.success
+outputs: {answer: again.answer, why: agent.reason, did: agent.trajectory}
+"""
+    first = step("calculator", '{"expression": "6*7"}')
+    lm = ScriptedLM([first, '{"answer": "unknown"}'])
+    async with open_runtime(lm) as rt:
+        run = await rt.run(Program.load(written(tmp_path, text)), question="?")
+    assert (run.outputs["answer"], run.outputs["why"]) == ("unknown", "max_tokens")
+    assert run.outputs["did"]["tool_name_0"] == "calculator"
+    assert "tool_name_0" in lm.requests[1].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("budget: 5", "is no mapping of tokens, seconds, cost"),
+        ("budget: {token: 5}", "has no 'token'; it has tokens, seconds, cost"),
+        ("budget: {tokens: many}", "must be a number"),
+        ("budget: {seconds: 0}", "must be positive"),
+        ("facts: [succes]", "is none of success, reason, trajectory"),
+        ("facts: success", "is no list of names"),
+    ],
+)
+async def test_budgets_and_facts_that_are_none_are_found_before_a_run(
+    config: str, problem: str, tmp_path: Path
+) -> None:
+    text = AGENT.replace("max_iterations: 3", config)
+    async with open_runtime(ScriptedLM([ANSWER])) as rt:
+        with pytest.raises(DspexError, match=problem):
+            rt.plan(Program.load(written(tmp_path, text)))
 
 
 async def test_an_agent_whose_actor_dies_repeats_no_call_that_was_finished(
