@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache, partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from pydantic_core import to_jsonable_python
 
@@ -104,7 +104,7 @@ def is_kept(lm: LM) -> bool:
         return True
     # Of those that wrap a model; a user's class may call anything so.
     inner: object = getattr(lm, "inner", ())
-    return isinstance(inner, tuple) and any(is_kept(it) for it in inner)
+    return isinstance(inner, tuple) and any(map(is_kept, cast("Any", inner)))
 
 
 class RunEffects:
