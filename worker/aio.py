@@ -19,7 +19,7 @@ from dspex.supervisors import TreeNode
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeClosedError, WrongLoopError
-from dspex.worker.runs import RunEvent
+from dspex.worker.run_record import RunEvent
 from dspex.worker.trio_thread import Job, TrioThread
 
 P = ParamSpec("P")

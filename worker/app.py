@@ -39,8 +39,9 @@ from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError
 from dspex.worker.event_cursor import EventCursor
 from dspex.worker.loaded_programs import LoadedPrograms
+from dspex.worker.run_record import RunEvent, RunRecord
 from dspex.worker.run_spans import run_span
-from dspex.worker.runs import RunEvent, RunRecord, Runs, RunTable
+from dspex.worker.runs import Runs, RunTable
 from dspex.worker.watching import WatchedBackend, watched_run
 
 

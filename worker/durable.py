@@ -32,7 +32,8 @@ from dspex.runtime.journal import (
     RunRow,
 )
 from dspex.runtime.registry import Registry
-from dspex.worker.runs import KeyReusedError, RunEvent
+from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import KeyReusedError
 
 RUNS: Final = "runs"
 """The name of the actor that executes runs."""

@@ -6,7 +6,8 @@ from typing import Final
 import trio
 
 from dspex.worker.durable import POLL_SECONDS, DurableDesk
-from dspex.worker.runs import RunEvent, RunTable
+from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import RunTable
 
 _LAST: Final = "finished"
 

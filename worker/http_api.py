@@ -26,14 +26,11 @@ from dspex.worker.event_stream import EventStream
 from dspex.worker.guard import Guard, problem
 from dspex.worker.metrics import make_registry, render
 from dspex.worker.openapi import describe_api, input_schema, output_schema
+from dspex.worker.run_record import Status
 from dspex.worker.run_spans import trace_of
 from dspex.worker.run_stream import RunStream
 from dspex.worker.run_views import find_run, is_finished, view_run, view_runs
-from dspex.worker.runs import (
-    KeyReusedError,
-    Status,
-    TooManyRunsError,
-)
+from dspex.worker.runs import KeyReusedError, TooManyRunsError
 from dspex.worker.service import (
     RETRY_AFTER_SECONDS,
     BadRequestError,

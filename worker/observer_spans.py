@@ -14,7 +14,7 @@ from typing import Any, Final
 from dspex.providers.prices import Price, read_prices
 from dspex.runtime.engine.effects import step_of
 from dspex.runtime.journal import EffectRow, Event, RunRow
-from dspex.worker.runs import RunEvent, RunRecord
+from dspex.worker.run_record import RunEvent, RunRecord
 
 JSON = Mapping[str, Any]  # Any: JSON
 

@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from dspex.worker.event_cursor import EventCursor
 from dspex.worker.event_stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, STREAM, frame
-from dspex.worker.runs import RunEvent, RunTable
+from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import RunTable
 
 _TICK_SECONDS: Final = 0.25
 _HEADERS: Final = (

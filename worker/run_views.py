@@ -8,7 +8,7 @@ import trio
 from dspex.runtime.journal import RunCancelledError, RunRow, StoreError
 from dspex.worker.app import Runtime
 from dspex.worker.durable import stored_error
-from dspex.worker.runs import Status
+from dspex.worker.run_record import Status
 from dspex.worker.stored_cost import stored_cost
 
 JSON = dict[str, Any]  # Any: JSON

@@ -24,7 +24,7 @@ from dspex.worker.aio import (
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
-from dspex.worker.runs import RunEvent
+from dspex.worker.run_record import RunEvent
 from dspex.worker.trio_thread import Job, TrioThread
 
 P = ParamSpec("P")

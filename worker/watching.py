@@ -24,8 +24,8 @@ from dspex.runtime.engine import (
     StepResult,
 )
 from dspex.runtime.reasons import describe
+from dspex.worker.run_record import RunRecord
 from dspex.worker.run_spans import step_span
-from dspex.worker.runs import RunRecord
 
 T = TypeVar("T")
 
