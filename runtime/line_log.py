@@ -12,6 +12,7 @@ _LINE_LIMIT_BYTES: Final = 8192
 _READ_BYTES: Final = 65536
 _LINES_PER_SECOND: Final = 500
 _WINDOW_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.005
 
 _log = get_logger()
 
@@ -20,8 +21,8 @@ class LineLog:
     """Logs the lines that come out of a pipe and keeps the last 40 of them.
 
     A line over 8 kB is cut into several. Of more than 500 a second the rest is not
-    logged but counted, so that a child which floods does not keep its owner busy; the
-    last 40 are kept all the same.
+    logged but counted, and read at no more than 13 MB a second, so that a child which
+    floods does not keep its owner busy; the last 40 are kept all the same.
     """
 
     def __init__(self, fd: int, *, child: str, pid: int) -> None:
@@ -51,6 +52,9 @@ class LineLog:
                 if not chunk:
                     break
                 rest = self._take(rest + chunk)
+                if self._dropped:
+                    # Whoever floods waits for us, and not the owner for it.
+                    await trio.sleep(_PAUSE_SECONDS)
         finally:
             if rest:
                 self._add(rest)

@@ -7,7 +7,7 @@
 
 The pool is a supervisor of its own kind: it traps exits, replaces what dies, and lets
 itself crash when processes cannot be started at all. What it decides about its size is
-in `pool_worker`, its queue in `pool_queue`.
+in `pool_worker`, its queue in `pool_queue`, which process is sick in `pool_health`.
 """
 
 import itertools
