@@ -31,9 +31,11 @@ Inputs = Annotated[
         help="The fields that are inputs: a,b. A program file says so itself."
     ),
 ]
-Model = Annotated[str, typer.Option(help="The model: embedded, or openai:MODEL.")]
+Model = Annotated[
+    str, typer.Option(help="The model: embedded, openai:MODEL, anthropic:MODEL.")
+]
 BaseUrl = Annotated[
-    str | None, typer.Option(help="Another server that speaks OpenAI's API.")
+    str | None, typer.Option(help="Another server that speaks the API of the model.")
 ]
 Concurrency = Annotated[
     int, typer.Option(min=1, max=1000, help="How many examples at a time.")

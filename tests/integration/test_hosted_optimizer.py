@@ -1,12 +1,17 @@
 """dspy's own optimizers by the same interface, and steps of dspy as students."""
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dspex.modules import ChatAdapter, Predict
 from dspex.modules.hosted import HostedBackend
 from dspex.modules.native import NativeBackend
 from dspex.modules.optimizers import (
     BootstrapFewShot,
+    CompileError,
     Dataset,
     Evaluate,
     HostedOptimizer,
@@ -115,3 +120,57 @@ async def test_a_mixed_program_is_compiled_its_step_of_dspy_gets_demos() -> None
     users = [m for m in lm.requests[-1].messages if m.role == "user"]
     assert len(users) == 3
     assert made.report.calls >= 6
+
+
+def told_to_be_brief(request: Request) -> str:
+    """Gives the zone as a digit where its instructions say so."""
+    fields: Any = (
+        request.output_schema.schema["properties"] if request.output_schema else {}
+    )
+    if "zone" not in fields:
+        said = dict.fromkeys(fields, "ONE DIGIT")
+        return json.dumps(said) if said else "```\nONE DIGIT\n```"
+    number = int(request.messages[-1].text.split("Town ")[1].split()[0])
+    is_told = "ONE DIGIT" in request.messages[0].text
+    answer = {"zone": str(number % 7) if is_told else "a zone"}
+    return json.dumps({**dict.fromkeys(fields, "I know."), **answer})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "step"),
+    [
+        ("dspy.COPRO", {"breadth": 2, "depth": 1}, "{module: Predict, signature: S}"),
+        (
+            "dspy.GEPA",
+            {"max_metric_calls": 30},
+            "{backend: python, module: dspy.ChainOfThought, signature: S}",
+        ),
+    ],
+)
+async def test_what_dspy_finds_for_a_program_of_one_step_comes_home(
+    optimizer: str, settings: dict[str, object], step: str
+) -> None:
+    step = step.replace("S}", '"town -> zone"}')
+    text = f"name: one\nsteps:\n  answer: {step}\noutputs: {{zone: answer.zone}}\n"
+    rows = [{"town": f"Town {i}", "zone": str(i % 7)} for i in range(6)]
+    train = Dataset.from_rows(rows, inputs=["town"])
+    lm = ScriptedLM(told_to_be_brief)
+    async with open_runtime(lm) as runtime:
+        native, hosted = runtime.backend("native"), runtime.backend("python")
+        assert isinstance(native, NativeBackend)
+        assert isinstance(hosted, HostedBackend)
+        student = ProgramModule(Program.from_text(text), native=native, hosted=hosted)
+        by_dspy = HostedOptimizer(
+            optimizer,
+            metric="exact_match:zone",
+            pool=await hosted.pool(),
+            settings=settings,
+        )
+        made = await by_dspy.compile(student, train, lm=lm)
+        better = made.program.to_program()
+        run = await runtime.run(better, town="Town 8")
+        two = ProgramModule(Program.from_text(MIXED), native=native, hosted=hosted)
+        with pytest.raises(CompileError, match=r"2 steps \(recall, answer\)"):
+            await by_dspy.compile(two, train, lm=lm)
+    assert better.steps["answer"].instructions == "ONE DIGIT"
+    assert run.outputs == {"zone": "1"}
