@@ -16,7 +16,7 @@ import pydantic
 # Any: dspy is not installed where the types of this file are checked.
 Dspy = Any
 
-_KEPT = 256
+_KEPT = 64
 _BARE_REQUEST = {"model", "messages"}
 _TEXT_ROW = {"role", "content"}
 _SPEAKERS = ("user", "assistant")
