@@ -152,7 +152,11 @@ class Exchange:
                     reading = self._read_as_json(choice) or reading
                 readings.append(reading)
             except AdapterParseError as error:
-                return _Unreadable(choice, _explain(error, choice))
+                # So may an object say, as in dspy: that all outputs are left out.
+                found = self._read_as_json(choice) if again else None
+                if found is None:
+                    return _Unreadable(choice, _explain(error, choice))
+                readings.append(found)
         return readings
 
     def _read_as_json(self, choice: Choice) -> Reading | None:
