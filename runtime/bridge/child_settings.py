@@ -81,8 +81,8 @@ def configured(
 def _parents_model(run: Run, engine: ParentEngine) -> Dspy:
     """Give a `dspy.LM` of this run alone: a copy, for making one takes dspy longer."""
     made = _make(msgspec.msgpack.encode(run.lm))
-    lm = object.__new__(type(made))
-    vars(lm).update(
+    lm: Dspy = object.__new__(made.__class__)
+    lm.__dict__.update(
         vars(made),
         _engine_spec=engine,
         _async_engine_spec=AsyncParentEngine(engine),

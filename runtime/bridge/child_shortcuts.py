@@ -106,8 +106,7 @@ def _keep_system_messages(is_plain: "Callable[[Dspy, Any], bool]") -> None:
     @functools.wraps(original)
     def format_system_message(self: Dspy, signature: Dspy) -> Any:
         try:
-            kind: Any = type(self)  # Any: hashed, nothing else
-            found = kept(kind, signature, _marks(signature))
+            found = kept(self.__class__, signature, _marks(signature))
         except TypeError:  # something in it has no hash
             found = None
         return original(self, signature) if found is None else found

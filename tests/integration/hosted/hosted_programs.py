@@ -56,14 +56,6 @@ class Place(pydantic.BaseModel):
     people: int
 
 
-class Judge(dspy.Signature):  # type: ignore[misc]
-    """Judge it."""
-
-    text: str = dspy.InputField(desc="What was said.")
-    picture: dspy.Image = dspy.InputField()
-    verdict: Literal["good", "bad"] = dspy.OutputField()
-
-
 def differences() -> dict[str, list[str]]:
     """Say where a shortcut of the host gives anything but what dspy itself gives."""
     found: list[str] = []
@@ -79,14 +71,21 @@ def differences() -> dict[str, list[str]]:
             "text: str, n: int -> place: Place, ok: bool", custom_types=types
         ),
         dspy.Signature("question, history: dspy.History -> answer: list[str]"),
-        Judge,
+        dspy.Signature(
+            {
+                "text": (str, dspy.InputField(desc="What was said.")),
+                "picture": (dspy.Image, dspy.InputField()),
+                "verdict": (Literal["good", "bad"], dspy.OutputField()),
+            },
+            "Judge it.",
+        ),
     ]
     execution = importlib.import_module("dspy.clients.execution")
     for signature in signatures:
         for instructions in (signature.instructions, "Say it in one word."):
             # In place, as somebody might: the message that is kept is not that one.
             signature.instructions = instructions
-            meta = type(signature)
+            meta: Any = signature.__class__  # Any: dspy's metaclass
             for kind in ("input", "output"):
                 compare(kind, meta._get_fields_with_type, signature, kind)
             for adapter in (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()):
