@@ -104,6 +104,7 @@ class Evaluate:
                 for index in todo:
                     example = self.devset[index]
                     effects = scope_of(journal, f"example[{index}]")
+                    meter = run.meters[index] = Meter(effects, budget=self._budget)
                     attempt = await try_once(
                         without_demos_of(program, example) if has_demos else program,
                         example,
@@ -111,7 +112,7 @@ class Evaluate:
                         lm=lm,
                         timeout=self._timeout,
                         with_trace=False,
-                        meter=Meter(effects, budget=self._budget),
+                        meter=meter,
                     )
                     used_up = budget_error_of(attempt.error)
                     if used_up is not None:
@@ -141,6 +142,7 @@ class _Run:
         self._devset = devset
         self._failure_score = failure_score
         self._outcomes: list[Outcome | None] = [None] * len(devset)
+        self.meters: dict[int, Meter] = {}
         self.errors = 0
         self.last_error: Exception | None = None
         self.stopped: str | None = None
@@ -153,12 +155,23 @@ class _Run:
 
     def finish(self, seconds: float) -> Evaluation:
         outcomes = tuple(
-            Outcome(index, self._devset[index], "skipped", self._failure_score)
-            if outcome is None
-            else outcome
+            self._skipped(index) if outcome is None else outcome
             for index, outcome in enumerate(self._outcomes)
         )
         return Evaluation(outcomes, seconds=seconds, stopped=self.stopped)
+
+    def _skipped(self, index: int) -> Outcome:
+        # One that was given up has calls all the same.
+        meter = self.meters.get(index) or Meter()
+        return Outcome(
+            index,
+            self._devset[index],
+            "skipped",
+            self._failure_score,
+            calls=meter.calls,
+            replayed=meter.replayed,
+            usage=meter.usage,
+        )
 
 
 def to_outcome(

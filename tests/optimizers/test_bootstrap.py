@@ -282,3 +282,27 @@ async def test_random_search_prefers_no_demos_to_demos_that_do_not_help() -> Non
     made = await search.compile(program(), make(), lm=ScriptedLM(right))
     assert made.program.demos == ()
     assert [c.score for c in made.candidates] == [100, 100, 100, 100]
+
+
+@pytest.mark.parametrize("requests", [5, 20, 40])
+async def test_a_budget_that_ends_a_search_leaves_the_best_so_far(
+    requests: int,
+) -> None:
+    search = BootstrapFewShotWithRandomSearch(
+        metric=exact_match(), max_labeled_demos=0, num_candidates=5
+    )
+    lm = ScriptedLM(needs_a_demo)
+    made = await search.compile(
+        program(), make(), lm=Budgeted(lm, Budget(requests=requests))
+    )
+    assert made.report.stopped is not None
+    assert len(lm.requests) == requests
+    # Up to `concurrency` of them were under way, and have no answer.
+    assert requests - 8 <= made.report.calls <= requests
+    # The one that the budget ended has no score, so that it is not taken for better.
+    assert made.candidates[-1].score is None
+    scores = [it.score for it in made.candidates if it.score is not None]
+    kept = next(it for it in made.candidates if it.compiled.program is made.program)  # type: ignore[union-attr]
+    assert kept.score == max(scores, default=None)
+    evaluate = Evaluate(make(6, start=100), metric=exact_match())
+    assert (await evaluate(made.program, lm=ScriptedLM(right))).score == 100
