@@ -60,7 +60,8 @@ async def test_the_beginning_of_an_id_is_enough_where_one_run_has_it(
     store: Path | None,
 ) -> None:
     async with open_worker(store=store) as worker:
-        runs = [await worker.run() for _ in range(17)]
+        ended = [await worker.ask("POST", f"{RUNS}?wait=5", INPUTS) for _ in range(17)]
+        runs = [str(reply.json["run_id"]) for reply in ended]
         shared = Counter(run[0] for run in runs).most_common(1)[0][0]
         reply = await worker.ask("GET", f"/v1/runs/{shared}")
         assert reply.status == 404
