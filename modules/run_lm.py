@@ -2,12 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache, partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from pydantic_core import to_jsonable_python
 
 from dspex.modules.run_context import RUN_PREFIX
-from dspex.providers.lm import LM, Wrapper
+from dspex.providers.lm import LM, Wrapper, models_within
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import response_cost
 from dspex.runtime.engine import Codec, Effects
@@ -102,9 +102,7 @@ def is_kept(lm: LM) -> bool:
     """Whether the answers of a model are kept by its run as it gives them."""
     if isinstance(lm, RunLM):
         return True
-    # Of those that wrap a model; a user's class may call anything so.
-    inner: object = getattr(lm, "inner", ())
-    return isinstance(inner, tuple) and any(map(is_kept, cast("Any", inner)))
+    return any(is_kept(it) for it in models_within(lm))
 
 
 class RunEffects:

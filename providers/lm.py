@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from dspex.providers.errors import UnsupportedError
 from dspex.providers.messages import Message, Request, Response
@@ -110,3 +110,12 @@ class Wrapper(Generic[LMT]):
     def capabilities(self) -> Capabilities:
         """What the model can do."""
         return self._lm.capabilities
+
+
+def models_within(lm: LM) -> tuple[LM, ...]:
+    """Give the models that one stands before.
+
+    None for a class of a user's own that calls something else `inner`.
+    """
+    inner: object = getattr(lm, "inner", ())
+    return cast("tuple[LM, ...]", inner) if isinstance(inner, tuple) else ()

@@ -8,7 +8,7 @@ import trio
 from dspex.providers.breaker import Breaker, BreakerState
 from dspex.providers.cache import Cached
 from dspex.providers.limiter import RateLimiter
-from dspex.providers.lm import LM
+from dspex.providers.lm import LM, models_within
 from dspex.runtime.bridge import DspyPool
 from dspex.worker.app import Runtime
 
@@ -42,8 +42,7 @@ def _models(lm: LM | None) -> Iterator[LM]:
     """Give a model and those that it stands before."""
     if lm is not None:
         yield lm
-        inner: tuple[LM, ...] = getattr(lm, "inner", ())
-        for model in inner:
+        for model in models_within(lm):
             yield from _models(model)
 
 
