@@ -141,7 +141,7 @@ class ModuleActor(Actor):
     def _start(self, run: "_Forward") -> None:
         run.started = trio.current_time()
         # The task's own scope: a second one would cost as much as the task.
-        self.spawn(self._work, run).deadline = run.started + self._timeout
+        self.spawn(self._work, run, deadline=run.started + self._timeout)
 
     async def _work(self, run: "_Forward") -> None:
         try:
@@ -179,7 +179,7 @@ class ModuleActor(Actor):
         else:
             self._succeeded += 1
             self._usage = add_usage(self._usage, found.usage)
-            self._history.append(Execution(run.inputs, found, None, run.seconds))
+            self._history.append(Execution(run.inputs, found, None, found.seconds))
             run.answer.reply(found)
 
     def _note_failed(self, run: "_Forward", error: Exception) -> None:

@@ -115,6 +115,8 @@ class Host(Protocol):
         self,
         work: Callable[..., Awaitable[object]],
         arguments: tuple[object, ...],
+        *,
+        deadline: float,
     ) -> trio.CancelScope:
         """Start a task that dies with the actor; give the scope it runs in."""
         ...
@@ -251,13 +253,17 @@ class Actor:
         return self._host.defer()
 
     def spawn(
-        self, work: Callable[[Unpack[Ts]], Awaitable[object]], *arguments: *Ts
+        self,
+        work: Callable[[Unpack[Ts]], Awaitable[object]],
+        *arguments: *Ts,
+        deadline: float = math.inf,
     ) -> trio.CancelScope:
         """Start a task that dies with this actor; its exception crashes the actor.
 
-        The scope is the task's own: cancel it, or give it a deadline.
+        The scope is the task's own: cancel it. It is cancelled at `deadline`, which is
+        on trio's clock.
         """
-        return self._host.spawn(work, arguments)
+        return self._host.spawn(work, arguments, deadline=deadline)
 
     def continue_with(self, argument: object = None) -> None:
         """Run `handle_continue(argument)` after this callback, before any message."""

@@ -91,12 +91,16 @@ class ActorHost(RelatedProcess):
         return message
 
     def spawn(
-        self, work: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
+        self,
+        work: Callable[..., Awaitable[object]],
+        arguments: tuple[object, ...],
+        *,
+        deadline: float,
     ) -> trio.CancelScope:
         """Start a task that dies with the actor; its exception crashes the actor."""
         if self._tasks is None:
             self._tasks = OwnedTasks(self.node.nursery, self._task_crashed)
-        return self._tasks.start(work, arguments)
+        return self._tasks.start(work, arguments, deadline=deadline)
 
     def _task_crashed(self, error: BaseException) -> None:
         if self.is_alive and self._signal_reason is None:

@@ -19,12 +19,18 @@ class OwnedTasks:
         self._idle = trio.Event()
 
     def start(
-        self, work: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
+        self,
+        work: Callable[..., Awaitable[object]],
+        arguments: tuple[object, ...],
+        *,
+        deadline: float,
     ) -> trio.CancelScope:
         """Start a task; its scope cancels it."""
-        scope = trio.CancelScope()
+        # To set the deadline afterwards would take as long again.
+        scope = trio.CancelScope(deadline=deadline)
         self._scopes[scope] = None
-        self._nursery.start_soon(self._run, scope, work, arguments)
+        name = getattr(work, "__qualname__", None)
+        self._nursery.start_soon(self._run, scope, work, arguments, name=name)
         return scope
 
     async def _run(
