@@ -6,6 +6,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import structlog
 
 from dspex.testing.dspy_cases.__main__ import main
 from dspex.testing.dspy_cases.errors import CaseFileError
-from dspex.testing.dspy_cases.outcome import Difference, Ran, judge
+from dspex.testing.dspy_cases.outcome import Difference, Ran, Verdict, judge
 from dspex.testing.dspy_cases.runner import load_deviations, run_files
 
 CASES = Path(__file__).parent / "dspy"
@@ -28,24 +29,27 @@ def _quiet() -> Any:
     structlog.reset_defaults()
 
 
+@cache
+def verdicts_on(name: str) -> list[Verdict]:
+    return list(run_files([str(CASES / name)], load_deviations()))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_no_case_differs_from_dspy_unlisted(name: str) -> None:
-    verdicts = run_files([str(CASES / name)], load_deviations())
+    verdicts = verdicts_on(name)
     assert [v for v in verdicts if v.status == "failed"] == []
     assert len(verdicts) >= 24
 
 
 def test_shared_cases_give_these_totals() -> None:
     names = ("bootstrap", "predict", "react", "signature")
-    files = [str(CASES / f"{name}.json") for name in names]
-    count = Counter(v.status for v in run_files(files, load_deviations()))
+    count = Counter(v.status for name in names for v in verdicts_on(f"{name}.json"))
     assert count == {"passed": 274, "deviated": 24}
 
 
 def test_every_listed_deviation_is_there() -> None:
-    deviations = load_deviations()
-    used = {verdict.entry for verdict in run_files([str(CASES)], deviations)}
-    assert used - {None} == set(deviations)
+    used = {verdict.entry for name in FILES for verdict in verdicts_on(name)}
+    assert used - {None} == set(load_deviations())
 
 
 MORE = Difference("it differs", "reads more")

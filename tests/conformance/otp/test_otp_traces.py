@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,19 @@ def test_all_traces_are_here() -> None:
     assert len(TRACES) == 352 + 5
 
 
+@cache
+def checked(path: Path) -> otp.Outcome:
+    return otp.check(json.loads(path.read_text()))
+
+
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
 def test_trace_is_otps(path: Path) -> None:
-    outcome = otp.check(json.loads(path.read_text()))
+    outcome = checked(path)
     assert outcome.status != "failed", outcome.difference
 
 
 def test_only_the_known_deviation_is_skipped() -> None:
-    quirks = [
-        path.stem
-        for path in TRACES
-        if otp.check(json.loads(path.read_text())).status == "skipped"
-    ]
+    quirks = [path.stem for path in TRACES if checked(path).status == "skipped"]
     assert quirks == ["restart_returns_ignore_dynamic"]
 
 
