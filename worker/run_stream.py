@@ -59,7 +59,16 @@ class RunStream:
                 if chunk:
                     body = {"type": "http.response.body", "more_body": True}
                     await send({**body, "body": chunk})
-                elif not await self._listen(receive):
+                    continue
+                # Until woken, or the client has left; here, for a frame more would
+                # stay as long as the stream.
+                table.follow(run, self)
+                with trio.CancelScope() as scope:
+                    self._wait = scope
+                    if self._is_woken:
+                        scope.cancel()
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
                     return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -79,18 +88,6 @@ class RunStream:
             self._silent_since = now
             return KEEP_ALIVE
         return b""
-
-    async def _listen(self, receive: Receive) -> bool:
-        """Wait until woken; False when the client has left."""
-        self.streams.table.follow(self._cursor.run, self)
-        with trio.CancelScope() as scope:
-            self._wait = scope
-            if self._is_woken:
-                scope.cancel()
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            return False
-        return True
 
     def wake(self) -> None:
         """Look again: something has happened in the run."""

@@ -16,7 +16,10 @@ MAX_BATCH: Final = 1_000
 MAX_QUEUE: Final = 4 * MAX_BATCH
 
 _QUIET_ROUNDS: Final = 3
-"""Turns of the loop in which no write may have come before a commit begins."""
+"""Turns of the loop in which no write may have come before a commit begins; one is
+enough for a large one."""
+
+_LARGE_BATCH: Final = 64
 
 NOTE_SECONDS: Final = 0.1
 """How long a write that nobody waits for may wait for one that somebody does."""
@@ -151,6 +154,8 @@ class WriteQueue:
         # Whoever is about to write anyway shall be in this commit.
         size = quiet = 0
         while quiet < _QUIET_ROUNDS and len(self._waiting) < MAX_BATCH:
+            if quiet and size >= _LARGE_BATCH:
+                break
             quiet = 0 if size < len(self._waiting) else quiet + 1
             size = len(self._waiting)
             await trio.lowlevel.checkpoint()
