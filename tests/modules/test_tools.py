@@ -232,7 +232,7 @@ async def test_an_approval_hook_that_raises_is_no_yes_and_hurts_no_neighbour() -
     async with open_node() as node:
         registry = await node.start(ToolRegistry({"act": guarded}))
         with pytest.raises(ToolDeniedError, match="approval could not be asked for"):
-            await registry.call(ToolRegistry.run_tool, "act", {})
+            await registry.call(ToolRegistry.run_tool, "act", dict[str, object]())
         assert registry.is_alive
     assert ran == []
 
