@@ -85,6 +85,9 @@ class SQLiteStore:
             self._database = sqlite3.connect(
                 self._path, timeout=5.0, isolation_level=None, check_same_thread=False
             )
+        except sqlite3.Error as error:
+            raise _cannot_open(self._path, error) from error
+        try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute(
@@ -95,11 +98,8 @@ class SQLiteStore:
                 "CREATE INDEX IF NOT EXISTS answer_used ON answer (used)"
             )
         except sqlite3.Error as error:
-            raise ConfigurationError(
-                f"the cache {self._path!r} cannot be opened: {error}",
-                provider="cache",
-                remedy="give a path in a folder you can write to, or delete the file",
-            ) from error
+            self._database.close()
+            raise _cannot_open(self._path, error) from error
 
     async def get(self, key: str) -> bytes | None:
         """Give what is there and not too old."""
@@ -157,3 +157,11 @@ class SQLiteStore:
                 "ORDER BY used LIMIT 1) RETURNING length(body)"
             ).fetchone()
             size -= gone
+
+
+def _cannot_open(path: str, error: sqlite3.Error) -> ConfigurationError:
+    return ConfigurationError(
+        f"the cache {path!r} cannot be opened: {error}",
+        provider="cache",
+        remedy="give a path in a folder you can write to, or delete the file",
+    )
