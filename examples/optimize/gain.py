@@ -14,6 +14,7 @@ import trio
 from dspex.modules import ChatAdapter, JSONAdapter, Predict
 from dspex.modules.optimizers import (
     BootstrapFewShotWithRandomSearch,
+    Candidate,
     Dataset,
     Evaluate,
     compare_evaluations,
@@ -84,12 +85,17 @@ async def gain(
         max_labeled_demos=4,
         num_candidates=4,
         concurrency=concurrency,
-        on_candidate=lambda it: print(f"  candidate {it.seed}: {it.score}", flush=True),
+        on_candidate=tell,
     )
     compiled = await search.compile(program, train, valset=val, lm=lm)
     after = await evaluate(compiled.program, lm=lm)
     print("after: ", after)
     print(compare_evaluations(before, after).test)
+
+
+def tell(candidate: Candidate[Predict]) -> None:
+    """Print the score of a candidate as it comes."""
+    print(f"  candidate {candidate.seed}: {candidate.score:.1f}", flush=True)
 
 
 if __name__ == "__main__":
