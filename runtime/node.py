@@ -5,7 +5,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import trio
 
@@ -18,6 +18,8 @@ from dspex.runtime.ref import ActorRef, Turns
 from dspex.runtime.registry import Names, Registry
 from dspex.runtime.telemetry import Telemetry
 from dspex.runtime.timers import Timers
+
+_LEAVING_SECONDS: Final = 5.0
 
 
 class Node:
@@ -73,7 +75,8 @@ class Node:
         name is registered, instead of the node's own: OTP's `via`.
 
         Raises:
-            AlreadyStartedError: the name is taken; the actor's init did not run.
+            AlreadyStartedError: the name is taken; the actor's init did not run. Of
+                an actor that is about to end it is awaited, for some seconds.
             StartIgnoredError: its init answered IGNORE.
             StartTimeoutError: its init took longer than `timeout` seconds.
             StartError: its init failed; carries the reason.
@@ -99,9 +102,8 @@ class Node:
         ref: ActorRef[ActorT] = ActorRef(process)
         if name is not None:
             names = self._registry if registry is None else registry
-            if (existing := names.whereis(name)) is not None:
-                await trio.lowlevel.checkpoint()
-                raise AlreadyStartedError(name, existing)
+            if names.whereis(name) is not None:
+                await _wait_for_name(name, names, timeout)
             names.register(name, ref)
         self._processes[process] = None
         if parent is None:
@@ -223,3 +225,20 @@ class _Host:
                     block.cancel()
                 await self.node.stop()
                 nursery.cancel_scope.cancel()
+
+
+async def _wait_for_name(name: str, names: Names, timeout: float) -> None:
+    """Wait for a name whose actor is on its way out.
+
+    OTP's processes are gone at once when they are killed; here clean-up takes turns of
+    the loop, or longer, in which a supervisor would use its restarts up.
+    """
+    with trio.move_on_after(min(timeout, _LEAVING_SECONDS)):
+        while (there := names.whereis(name)) is not None:
+            if not cast("Process", there.port).is_leaving:
+                break
+            await there.wait_exit()
+    await trio.lowlevel.checkpoint_if_cancelled()
+    if (there := names.whereis(name)) is not None:
+        await trio.lowlevel.checkpoint()
+        raise AlreadyStartedError(name, there)

@@ -143,6 +143,15 @@ class ProcessState:
         self._tasks: OwnedTasks | None = None
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether it lives, but was told to end, or has lost its parent."""
+        return self.is_alive and (
+            self._signal_reason is not None
+            or self._terminating
+            or (self.parent is not None and not self.parent.is_alive)
+        )
+
+    @property
     def ref(self) -> ActorRef[Any]:  # Any: start() types it
         """A ref for others; refs of one process are equal."""
         return ActorRef(cast("Port", self))

@@ -141,6 +141,7 @@ async def open_runtime(
         if journal is not None:
             first.append(ChildSpec(WRITER, journal.writer, name=WRITER))
         models: list[ChildSpec] = []
+        hosts: list[ChildSpec] = []  # a new supervisor has what the one before had
         if lm is None:
             find_model()
             require_llama()
@@ -149,7 +150,7 @@ async def open_runtime(
         children = [
             *first,
             _supervisor(MODELS, models),
-            _supervisor(BRIDGE, []),
+            _supervisor(BRIDGE, hosts),
             _MODULES,
         ]
         tree = Supervisor(children, intensity=_INTENSITY, period=_PERIOD_SECONDS)
@@ -159,7 +160,9 @@ async def open_runtime(
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
         watched = WatchedLM(lm, keep_text=keep_text is True)
-        backends = _backends(node, watched, search_path, modules=modules or {})
+        backends = _backends(
+            node, watched, search_path, modules=modules or {}, hosts=hosts
+        )
         keeps = keep_text is True
         engine = Engine(
             {it: WatchedBackend(b, keep_text=keeps) for it, b in backends.items()}
@@ -251,11 +254,10 @@ def _backends(
     search_path: Sequence[str | Path],
     *,
     modules: Mapping[str, Callable[[], Module]],
+    hosts: list[ChildSpec],
 ) -> dict[str, Backend]:
-    actors = node.registry.whereis(MODULES)
-    bridge = node.registry.whereis(BRIDGE)
-    assert actors is not None
-    assert bridge is not None
+    actors = node.named(MODULES, DynamicSupervisor)
+    bridge = node.named(BRIDGE, Supervisor)
 
     async def start_bridge() -> None:
         pool = partial(DspyPool, _POOL, search_path=search_path)
@@ -263,10 +265,11 @@ def _backends(
         # From its first start on a supervisor replaces what dies; what dies before
         # is replaced here.
         for attempt in range(1, _BRIDGE_ATTEMPTS + 1):
-            if node.registry.whereis(BRIDGE_NAME) is not None:
+            if hosts or node.registry.whereis(BRIDGE_NAME) is not None:
                 return
             try:
                 await bridge.call(Supervisor.start_child, spec, timeout=_BRIDGE_SECONDS)
+                hosts.append(spec)
             except ChildStartError as error:
                 cause = root_cause(error)
                 if not isinstance(cause, DspexError) or (

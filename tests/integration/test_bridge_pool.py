@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dspex.runtime.bridge import (
     WorkerDiedError,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
+from dspex.supervisors import ChildSpec, Supervisor
 
 HOSTED = Path(__file__).parent / "hosted"
 
@@ -389,3 +391,16 @@ def test_sizes_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         PoolSettings(**settings)
+
+
+async def test_a_killed_pool_is_started_once_for_each_kill(node: Node) -> None:
+    pool = partial(DspyPool, PoolSettings(), search_path=[HOSTED])
+    spec = ChildSpec("pool", pool, name="pool")
+    top = await node.start(Supervisor([spec], intensity=2, period=60))
+    for _ in range(2):
+        before = await node.registry.wait_for("pool")
+        before.exit("kill")
+        await before.wait_exit()
+    after: ActorRef[DspyPool] = await node.registry.wait_for("pool", 20)
+    assert (await run(after, "sleep_and_pid", seconds=0.0))["pid"]
+    assert top.is_alive

@@ -9,6 +9,7 @@ import trio.testing
 from dspex.runtime import (
     Actor,
     ActorRef,
+    AlreadyStartedError,
     CallingSelfError,
     Down,
     Exit,
@@ -194,3 +195,41 @@ async def test_an_actor_cannot_wait_for_its_own_stop() -> None:
         ref = await node.start(Server())
         await ref.call(Server.run, stop)
         assert ref.is_alive
+
+
+class Lingering(Actor):
+    """Takes its time to go."""
+
+    async def linger(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2)
+
+
+async def test_the_name_of_an_actor_that_is_leaving_is_waited_for(
+    autojump_clock: Clock,
+) -> None:
+    async with open_node() as node:
+        old = await node.start(Lingering(), name="one")
+        await old.cast(Lingering.linger)
+        await trio.testing.wait_all_tasks_blocked()
+        old.exit("kill")
+        new = await node.start(Lingering(), name="one")
+        assert not old.is_alive
+        assert node.registry.whereis("one") == new
+        with pytest.raises(AlreadyStartedError):
+            await node.start(Lingering(), name="one")
+
+
+async def test_the_name_of_an_actor_that_does_not_leave_stays_taken(
+    autojump_clock: Clock,
+) -> None:
+    async with open_node() as node:
+        old = await node.start(Lingering(), name="one")
+        await old.cast(Lingering.linger)
+        await trio.testing.wait_all_tasks_blocked()
+        old.exit("kill")
+        with pytest.raises(AlreadyStartedError):
+            await node.start(Lingering(), name="one", timeout=1)
