@@ -15,7 +15,7 @@ from dspex.modules.run_lm import RunEffects, RunLM
 from dspex.modules.signature import Signature
 from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
-from dspex.runtime import ActorRef
+from dspex.runtime import ActorRef, NameWaitTimeoutError
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
 from dspex.runtime.registry import Registry
 from dspex.supervisors import ChildSpec, DynamicSupervisor
@@ -28,6 +28,9 @@ NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {
     "ReAct": react_step,
 }
 """What a step's `module` can name with the native backend."""
+
+# An actor that is not there for so long may have lost its supervisor.
+_LOOK_SECONDS: Final = 0.5
 
 
 def signature_of(step: Step) -> Signature:
@@ -65,6 +68,9 @@ class NativeBackend:
         self._supervisor = supervisor
         self._lm = lm
         self._modules = modules
+        # Which supervisor has the actor of a step: a new one starts with none.
+        self._kept_by: dict[str, int] = {}
+        self._preparing = trio.Lock()
 
     def shape(self, step: Step) -> Shape:
         """Give what the step takes and gives.
@@ -106,9 +112,11 @@ class NativeBackend:
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start the step's actor under `name`, unless it is there."""
-        if self._registry.whereis(name) is None:
-            spec = ChildSpec(name, ModuleActor, (self.make(step),), name=name)
-            await self._supervisor.call(DynamicSupervisor.start_child, spec)
+        async with self._preparing:
+            if self._registry.whereis(name) is None:
+                spec = ChildSpec(name, ModuleActor, (self.make(step),), name=name)
+                await self._supervisor.call(DynamicSupervisor.start_child, spec)
+                self._kept_by[name] = self._supervisor.id
 
     async def run(
         self,
@@ -127,9 +135,7 @@ class NativeBackend:
             DspexError: whatever the module raises.
         """
         lm = RunLM(self._lm, effects)
-        ref: ActorRef[ModuleActor] = await self._registry.wait_for(
-            name, _left(deadline)
-        )
+        ref = await self._find(name, step, deadline)
         prediction = await ref.call(
             ModuleActor.forward,
             inputs,
@@ -138,6 +144,25 @@ class NativeBackend:
             timeout=_left(deadline),
         )
         return StepResult(prediction.outputs, lm.usage.to_json(), lm.cost)
+
+    async def _find(
+        self, name: str, step: Step, deadline: float
+    ) -> ActorRef[ModuleActor]:
+        """Give the step's actor; start it again if its supervisor was replaced."""
+        while True:
+            seconds = min(_left(deadline), _LOOK_SECONDS)
+            try:
+                ref: ActorRef[ModuleActor] = await self._registry.wait_for(
+                    name, seconds
+                )
+            except NameWaitTimeoutError:
+                if seconds < _LOOK_SECONDS:
+                    raise
+            else:
+                return ref
+            there = self._supervisor
+            if there.is_serving and there.id != self._kept_by.get(name, there.id):
+                await self.prepare(name, step)
 
 
 def _left(deadline: float) -> float:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import structlog.testing
 import trio
 
@@ -48,16 +49,26 @@ async def test_killed_stopped_and_leaking_dspy_processes_cost_no_run() -> None:
     assert_no_repeated_effects(lm.requests)
 
 
-async def test_the_supervisor_above_the_dspy_processes_may_end_too() -> None:
+NATIVE = Program(
+    name="native", steps={"reply": Step(module="Predict", signature="ticket -> reply")}
+)
+
+
+@pytest.mark.parametrize(
+    ("supervisor", "program"), [("bridge", HOSTED), ("modules", NATIVE)]
+)
+async def test_the_supervisor_above_what_runs_a_step_may_end_too(
+    supervisor: str, program: Program
+) -> None:
     lm = ScriptedLM(lambda _: '{"reply": "Thank you."}')
     async with open_runtime(lm) as rt:
-        assert (await rt.run(HOSTED, ticket="before")).status == "succeeded"
-        bridge = rt.node.registry.whereis("bridge")
-        assert bridge is not None
-        bridge.exit("kill")
-        await bridge.wait_exit()
+        assert (await rt.run(program, ticket="before")).status == "succeeded"
+        above = rt.node.registry.whereis(supervisor)
+        assert above is not None
+        above.exit("kill")
+        await above.wait_exit()
         with trio.fail_after(20):
-            assert (await rt.run(HOSTED, ticket="after")).status == "succeeded"
+            assert (await rt.run(program, ticket="after")).status == "succeeded"
 
 
 async def test_a_step_that_floods_stdout_ends_at_its_own_deadline() -> None:
