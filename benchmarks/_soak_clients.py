@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +20,10 @@ MIX: Final = ("native",) * 10 + ("mapped",) * 4 + ("agent",) * 3 + ("python",) *
 PROGRAMS: Final = (*MIX, "hosted")
 # How a client behaves: most wait, the rest in about equal parts.
 MANNERS: Final = ("wait",) * 8 + ("poll", "follow", "return", "hang up", "cancel") * 2
+
+# Ten minutes leave some 70,000 runs to ask for.
+_SETTLE_SECONDS: Final = 600.0
+_SETTLERS: Final = 16
 
 JSON = dict[str, Any]  # Any: JSON
 
@@ -141,22 +146,40 @@ class Clients:
 
     async def settle(self) -> tuple[int, int, Counter[str]]:
         """Ask for every run; give the lost, the stuck, and the status of all."""
-        for key, (program, body) in self.tally.keys.items():
+        tally, lost, statuses = self.tally, 0, Counter[str]()
+
+        async def claim(key: str) -> None:
             # The same key gives the same run, or the one that was never accepted.
+            program, body = tally.keys[key]
             path = f"/v1/programs/{program}/runs"
             headers = {"idempotency-key": key}
             reply = await self._client.post(path, json=body, headers=headers)
             if reply.status_code in (200, 202):
-                self.tally.runs.add(reply.json()["run_id"])
-        lost, statuses = 0, Counter[str]()
-        with trio.CancelScope() as scope:
-            scope.deadline = trio.current_time() + 60.0
-            for run in self.tally.runs:
-                path = f"/v1/runs/{run}"
-                reply = await self._client.get(path, params={"wait": "30"})
-                if reply.status_code == 200:
-                    statuses[reply.json()["status"]] += 1
-                else:
-                    lost += 1
-        stuck = len(self.tally.runs) - lost - sum(statuses[it] for it in FINAL)
+                tally.runs.add(reply.json()["run_id"])
+
+        async def look_at(run: str) -> None:
+            nonlocal lost
+            reply = await self._client.get(f"/v1/runs/{run}", params={"wait": "30"})
+            if reply.status_code == 200:
+                statuses[reply.json()["status"]] += 1
+            else:
+                lost += 1
+
+        with trio.move_on_after(_SETTLE_SECONDS):
+            await _each(list(tally.keys), claim)
+            await _each(list(tally.runs), look_at)
+        stuck = len(tally.runs) - lost - sum(statuses[it] for it in FINAL)
         return lost, stuck, statuses
+
+
+async def _each(items: list[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Do the work for each, some at a time: one after the other it takes minutes."""
+    todo = iter(items)
+
+    async def worker() -> None:
+        for item in todo:
+            await work(item)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(_SETTLERS):
+            nursery.start_soon(worker)
