@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -53,6 +54,12 @@ TICKET = Request(
 )
 
 
+# A greeting may end after three tokens; a story does not end after five.
+FIVE_TOKENS = Request(
+    (Message.user("Tell a long story about the sea."),), temperature=0.0, max_tokens=5
+)
+
+
 def state_of(pid: int) -> str:
     """Give the state of a process: "T" stopped, "Z" dead and not yet reaped."""
     try:
@@ -92,8 +99,8 @@ async def test_it_answers_by_schema_alone_and_four_at_once(node: Node) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(ask)
-        plain = await lm.complete(Request((Message.user("Hi"),), max_tokens=5))
-        pair = await lm.complete(Request((Message.user("Hi"),), max_tokens=5, n=2))
+        plain = await lm.complete(FIVE_TOKENS)
+        pair = await lm.complete(dataclasses.replace(FIVE_TOKENS, n=2))
     assert len(answers) == 4
     for answer in answers:
         fields = json.loads(answer)
@@ -115,22 +122,21 @@ async def test_it_speaks_both_apis(node: Node) -> None:
 async def check_that_it_speaks(
     provider: type[OpenAI] | type[Anthropic], endpoint: Endpoint
 ) -> None:
-    request = Request((Message.user("Say hello."),), max_tokens=8, temperature=0.0)
     async with provider(
         "smollm2-135m", base_url=f"{endpoint.url}/v1", api_key=endpoint.key
     ) as lm:
-        whole = await lm.complete(request)
-        async with lm.stream(request) as stream:
+        whole = await lm.complete(FIVE_TOKENS)
+        async with lm.stream(FIVE_TOKENS) as stream:
             streamed = await stream.read()
     assert whole.text
     assert streamed.text == whole.text
     assert streamed.choices[0].finish_reason == "length"
-    assert streamed.usage.output_tokens == whole.usage.output_tokens == 8
+    assert streamed.usage.output_tokens == whole.usage.output_tokens == 5
     async with provider(
         "smollm2-135m", base_url=f"{endpoint.url}/v1", api_key="wrong"
     ) as lm:
         with pytest.raises(AuthenticationError):
-            await lm.complete(request)
+            await lm.complete(FIVE_TOKENS)
 
 
 async def test_it_streams_and_no_proxy_is_in_the_way(
@@ -149,18 +155,17 @@ async def test_thirty_callers_wait_or_fail_in_time_when_it_is_killed(
 ) -> None:
     server = await start(node)
     first = await server.call(EmbeddedServer.pid)
-    short = Request((Message.user("Hi"),), max_tokens=8)
     answered, late = 0, 0
 
     async def wait() -> None:
         nonlocal answered
-        assert (await lm.complete(short, timeout=60)).usage.output_tokens == 8
+        assert (await lm.complete(FIVE_TOKENS, timeout=60)).usage.output_tokens == 5
         answered += 1
 
     async def leave() -> None:
         nonlocal late
         with trio.fail_after(10), pytest.raises(ProviderError):
-            await lm.complete(short, timeout=0.15)
+            await lm.complete(FIVE_TOKENS, timeout=0.15)
         late += 1
 
     async with Embedded(node.registry) as lm:
@@ -172,7 +177,7 @@ async def test_thirty_callers_wait_or_fail_in_time_when_it_is_killed(
             for _ in range(5):
                 nursery.start_soon(leave)
         second = await node.registry.wait_for("embedded")
-        assert (await lm.complete(short, timeout=10)).usage.output_tokens == 8
+        assert (await lm.complete(FIVE_TOKENS, timeout=10)).usage.output_tokens == 5
     assert (answered, late) == (25, 5)
     assert second.id != server.id
     reason = server.exit_reason
@@ -229,20 +234,19 @@ async def test_a_hung_process_is_replaced(node: Node) -> None:
     await node.start(Supervisor([spec]), name="root")
     server: ActorRef[EmbeddedServer] = await node.registry.wait_for("embedded")
     hung = await server.call(EmbeddedServer.pid)
-    short = Request((Message.user("Hi"),), max_tokens=5)
     async with Embedded(node.registry) as lm:
         await trio.sleep(1.0)  # well for some checks
-        assert (await lm.complete(short)).usage.output_tokens == 5
+        assert (await lm.complete(FIVE_TOKENS)).usage.output_tokens == 5
         assert server.is_alive
         os.kill(hung, signal.SIGSTOP)
         while state_of(hung) != "T":
             await trio.sleep(0.01)
         # Woken up to be stopped, it may still answer.
-        assert (await lm.complete(short, timeout=30)).usage.output_tokens == 5
+        assert (await lm.complete(FIVE_TOKENS, timeout=30)).usage.output_tokens == 5
         with trio.fail_after(10):
             while server.is_alive:
                 await trio.sleep(0.01)
-        assert (await lm.complete(short, timeout=30)).usage.output_tokens == 5
+        assert (await lm.complete(FIVE_TOKENS, timeout=30)).usage.output_tokens == 5
     assert isinstance(server.exit_reason, ModelServerError)
     assert "did not answer" in str(server.exit_reason)
     assert not is_running(hung)
@@ -312,8 +316,7 @@ async def test_a_long_answer_ends_at_the_deadline(node: Node) -> None:
     async with Embedded(node.registry) as lm:
         with trio.fail_after(5), pytest.raises(ProviderTimeoutError, match=r"0\.5 s"):
             await lm.complete(long, timeout=0.5)
-        short = Request((Message.user("Hi"),), max_tokens=5)
-        assert (await lm.complete(short)).usage.output_tokens == 5
+        assert (await lm.complete(FIVE_TOKENS)).usage.output_tokens == 5
 
 
 async def test_tools_are_refused_instead_of_ignored(node: Node) -> None:
