@@ -84,7 +84,10 @@ class Host:
         if isinstance(message, (ModelReply, ModelDelta, ToolReply)):
             self._calls.settle(message)
         elif isinstance(message, (Run, Optimize)):
-            self._threads.start(self._run, message)
+            try:
+                self._threads.start(self._run, message)
+            except RuntimeError as error:  # no room for a thread's stack
+                self._calls.send(Failed(message.id, describe(error)), what="no run")
         elif isinstance(message, Cancel):
             self._calls.cancel(message.id)
         else:
@@ -94,6 +97,7 @@ class Host:
         calls = self._calls
         name = run.module if isinstance(run, Run) else run.optimizer
         what = f"the result of {name}"
+        failed: Failed | None = None
         try:
             start_cpu_clock()
             if isinstance(run, Run):
@@ -104,7 +108,10 @@ class Host:
         except RunCancelled:
             pass
         except BaseException as error:  # noqa: BLE001 - it is the parent's to raise
-            calls.send(Failed(run.id, describe(error)), what=what)
+            failed = Failed(run.id, describe(error))
+        if failed is not None:
+            # Now what the exception held is freed: the next run may need that memory.
+            calls.send(failed, what=what)
         if calls.end(run.id):
             calls.send(Ended(run.id), what="the end of a run")
 

@@ -284,14 +284,17 @@ class DspyPool(Actor):
 
     async def _add_worker(self) -> None:
         with trio.fail_after(self._settings.start_timeout):
-            await self._forks.wait()
+            forks = await self._forks.wait()
         bridge = DspyBridge(
             launcher=self._forks.fork, start_timeout=self._settings.start_timeout
         )
         name = f"{self.name}.{next(self._numbers)}"
         ref = await self.start_link(bridge, name=name)
         pid = await ref.call(DspyBridge.pid)
-        self._workers.add(PoolWorker(ref, bridge, pid))
+        worker = PoolWorker(ref, bridge, pid)
+        # Its fork-server died while it was started: the kernel kills it.
+        worker.is_retired = self._forks.has_lost(forks)
+        self._workers.add(worker)
 
     async def _start_failed(self, error: Exception) -> None:
         self._failures += 1

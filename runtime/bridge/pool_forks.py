@@ -46,9 +46,15 @@ class PoolForks:
         if self.ref is not None:
             self.ref.exit(KILL)
 
-    async def wait(self) -> None:
-        """Return when it runs; not bounded, the caller does that."""
+    async def wait(self) -> ActorRef[ForkServer]:
+        """Give it when it runs; not bounded, the caller does that."""
         await self._ready.wait()
+        assert self.ref is not None
+        return self.ref
+
+    def has_lost(self, ref: ActorRef[ForkServer]) -> bool:
+        """Whether it is gone, and what it has forked with it."""
+        return ref != self.ref or not self._ready.is_set()
 
     async def fork(self, name: str, channel: socket.socket) -> HostProcess:
         """Fork a process: a launcher for a bridge."""

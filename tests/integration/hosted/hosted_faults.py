@@ -1,5 +1,6 @@
 """What runs in the hosted processes during the tests: every way to misbehave."""
 
+import contextlib
 import ctypes
 import importlib
 import os
@@ -138,6 +139,16 @@ def memory_bomb() -> None:
     hoard = []
     while True:
         hoard.append(bytearray(1 << 20))
+
+
+def hold_all_memory(seconds: float, note: str) -> None:
+    with open(note, "x") as full:  # later there is no memory to open it
+        hoard = []
+        with contextlib.suppress(MemoryError):
+            while True:
+                hoard.append(bytearray(1 << 20))
+        full.write("full")
+    time.sleep(seconds)
 
 
 def unprintable() -> None:
