@@ -11,6 +11,7 @@ import trio
 
 from dspex.providers.errors import ConfigurationError
 from dspex.runtime.log import get_logger
+from dspex.runtime.threads import run_in_thread
 
 _log = get_logger()
 
@@ -103,13 +104,13 @@ class SQLiteStore:
 
     async def get(self, key: str) -> bytes | None:
         """Give what is there and not too old."""
-        return await trio.to_thread.run_sync(
+        return await run_in_thread(
             self._get, key, limiter=self._one_thread, abandon_on_cancel=True
         )
 
     async def put(self, key: str, body: bytes, ttl: float | None) -> None:
         """Keep it for `ttl` seconds; None: for as long as there is room."""
-        await trio.to_thread.run_sync(
+        await run_in_thread(
             self._put, key, body, ttl, limiter=self._one_thread, abandon_on_cancel=True
         )
 

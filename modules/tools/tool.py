@@ -24,6 +24,7 @@ from dspex.modules.tools.guard import Arguments, ask_approval, with_retries
 from dspex.modules.tools.process import run_in_process
 from dspex.modules.type_names import type_name
 from dspex.providers.messages import ToolSpec
+from dspex.runtime.threads import run_in_thread
 
 # Any: a tool takes and gives what its function does.
 Function: TypeAlias = Callable[..., Any]
@@ -193,7 +194,7 @@ class Tool:
         try:
             if _is_async(self.function):
                 return await self.function(**checked)
-            return await trio.to_thread.run_sync(
+            return await run_in_thread(
                 lambda: self.function(**checked), abandon_on_cancel=True
             )
         except ToolCallError:

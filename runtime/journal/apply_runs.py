@@ -1,9 +1,9 @@
 """Applying writes of runs: accepted, claimed, given back, ended, forgotten."""
 
-import json
 import time
 from collections.abc import Sequence
 
+import msgspec
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
 from dspex.runtime.journal import schema
@@ -55,7 +55,7 @@ def accept_runs(
                 None if owner is None else at,
             )
         )
-        body = json.dumps({"program": write.program})
+        body = _json({"program": write.program})
         events.append((write.id, at, "accepted", body))
     if rows:
         execute(connection, sql.insert_run, rows)
@@ -83,7 +83,7 @@ def finish_runs(
         rows.append(
             (write.state, write.outputs, write.error, write.steps, None, at, run)
         )
-        body = json.dumps({"status": write.state, "error": write.error})
+        body = _json({"status": write.state, "error": write.error})
         events.append((run, at, "finished", body))
         if write.bodies != "keep":
             strip_bodies(connection, run, write.bodies)
@@ -189,7 +189,7 @@ def _sound(connection: Connection, row: RowMapping) -> RunRow | None:
 def _insert_event(
     connection: Connection, run: str, at: float, kind: str, body: dict[str, object]
 ) -> None:
-    values = {"run": run, "at": at, "kind": kind, "body": json.dumps(body)}
+    values = {"run": run, "at": at, "kind": kind, "body": _json(body)}
     connection.execute(insert(schema.event), values)
 
 
@@ -222,3 +222,7 @@ def prune_runs(
         old = run.state.in_(FINISHED) & (run.finished_at < write.before)
         answers.append(connection.execute(delete(schema.run).where(old)).rowcount)
     return answers
+
+
+def _json(value: dict[str, object]) -> str:
+    return msgspec.json.encode(value).decode()

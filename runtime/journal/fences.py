@@ -10,7 +10,7 @@ from dspex.runtime.journal.errors import (
     RunNotFoundError,
 )
 from dspex.runtime.journal.records import Fence
-from dspex.runtime.journal.statements import query, statements
+from dspex.runtime.journal.statements import statements
 from dspex.runtime.journal.writes import (
     AddEvent,
     FinishRun,
@@ -59,7 +59,6 @@ class Fences:
             wanted = {
                 write.fence.run for write in self._writes if isinstance(write, _FENCED)
             }
-            known = statements(self._connection)
-            rows = query(self._connection, known.lock_runs, known.ids(list(wanted)))
+            rows = statements(self._connection).locked(self._connection, list(wanted))
             self._runs = {row[0]: (row[1], row[2], row[3]) for row in rows}
         return self._runs

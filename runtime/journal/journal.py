@@ -41,6 +41,7 @@ from dspex.runtime.journal.writes import (
     SendBeat,
     Write,
 )
+from dspex.runtime.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -126,9 +127,7 @@ class Journal:
         def ask(connection: object) -> T:
             return query(connection, *args, **kw)
 
-        return await trio.to_thread.run_sync(
-            self.store.read, ask, limiter=self._readers
-        )
+        return await run_in_thread(self.store.read, ask, limiter=self._readers)
 
     async def save_program(
         self,
@@ -255,12 +254,12 @@ async def open_store(store: str | Path) -> AsyncGenerator[BlockingStore]:
     Raises:
         StoreError: it cannot be opened; says why, and what to do.
     """
-    opened = await trio.to_thread.run_sync(_open_store, store)
+    opened = await run_in_thread(_open_store, store)
     try:
         yield opened
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(opened.close)
+            await run_in_thread(opened.close)
 
 
 def _open_store(store: str | Path) -> BlockingStore:

@@ -9,6 +9,7 @@ from dspex.runtime import Actor
 from dspex.runtime.journal.errors import StoreError
 from dspex.runtime.journal.write_queue import PendingWrite, WriteQueue
 from dspex.runtime.journal.writes import Write
+from dspex.runtime.threads import run_in_thread
 
 
 class WritableStore(Protocol):
@@ -48,7 +49,7 @@ class JournalWriter(Actor):
 
     async def _commit(self, batch: list[PendingWrite]) -> None:
         try:
-            answers = await trio.to_thread.run_sync(
+            answers = await run_in_thread(
                 self._store.write,
                 [pending.write for pending in batch],
                 limiter=self._limiter,
