@@ -27,7 +27,7 @@ _PATIENCE_SECONDS: Final = 0.005
 _BUSY_SECONDS: Final = 0.0005
 """How long the loop then may run before it sleeps."""
 
-_PAUSE_SECONDS: Final = 0.00001
+PAUSE_SECONDS: Final = 0.00001
 """How long it sleeps; the kernel makes it some 60 us, in which a thread wakes up."""
 
 
@@ -35,34 +35,40 @@ class _Pauses(trio.abc.Instrument):
     """Makes the loop of one `trio.run` sleep while threads work and it is busy."""
 
     def __init__(self) -> None:
-        self._began: dict[object, float] = {}
+        self.began: dict[object, float] = {}
         self._rested_at = 0.0
-
-    @contextmanager
-    def while_a_thread_works(self) -> Generator[None]:
-        """Make way for a thread that works for the length of the block."""
-        thread = object()
-        self._began[thread] = time.perf_counter()
-        try:
-            yield
-        finally:
-            del self._began[thread]
 
     def before_io_wait(self, timeout: float) -> None:
         """Sleep, unless the loop is about to wait or has done so just now."""
-        if not self._began:
+        if not self.began:
             return
         now = time.perf_counter()
         if timeout > 0:
             self._rested_at = now
             return
-        oldest = next(iter(self._began.values()))
+        oldest = next(iter(self.began.values()))
         if now >= max(oldest + _PATIENCE_SECONDS, self._rested_at + _BUSY_SECONDS):
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             self._rested_at = time.perf_counter()
 
 
 _pauses: trio.lowlevel.RunVar[_Pauses | None] = trio.lowlevel.RunVar("dspex_pauses")
+
+
+@contextmanager
+def making_way() -> Generator[None]:
+    """Let other threads run for the length of the block, however busy the loop."""
+    pauses = _pauses.get(None)
+    if pauses is None:
+        pauses = _Pauses()
+        _pauses.set(pauses)
+        trio.lowlevel.add_instrument(pauses)
+    thread = object()
+    pauses.began[thread] = time.perf_counter()
+    try:
+        yield
+    finally:
+        del pauses.began[thread]
 
 
 async def run_in_thread(
@@ -76,12 +82,7 @@ async def run_in_thread(
     Raises:
         Exception: what the function raises.
     """
-    pauses = _pauses.get(None)
-    if pauses is None:
-        pauses = _Pauses()
-        _pauses.set(pauses)
-        trio.lowlevel.add_instrument(pauses)
-    with pauses.while_a_thread_works():
+    with making_way():
         return await trio.to_thread.run_sync(
             function, *arguments, limiter=limiter, abandon_on_cancel=abandon_on_cancel
         )

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from dspex.runtime.engine import Program, Run
@@ -19,6 +20,8 @@ from dspex.supervisors import TreeNode
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeClosedError, WrongLoopError
+from dspex.worker.host_pauses import HostPauses
+from dspex.worker.open_runtime import KeepText
 from dspex.worker.run_record import RunEvent
 from dspex.worker.trio_thread import Job, TrioThread
 
@@ -44,6 +47,7 @@ class AioRuntime:
         self._thread = thread
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(max_calls)
+        self._pauses = HostPauses(self._loop)
         self._done: deque[tuple[asyncio.Future[None], Job]] = deque()
         self._is_woken = False
 
@@ -151,12 +155,15 @@ class AioRuntime:
             future: asyncio.Future[None] = self._loop.create_future()
             job = Job(work, arguments, partial(self._finished, future))
             self._thread.submit(job)
+            self._pauses.begin()
             try:
                 await future
             except asyncio.CancelledError:
                 self._thread.cancel(job)
                 await self._wait_end(job)
                 raise
+            finally:
+                self._pauses.end()
             if job.error is not None:
                 try:
                     raise job.error
@@ -226,6 +233,8 @@ async def call_named(
 async def open_runtime(
     app: App | None = None,
     *,
+    store: str | Path | None = None,
+    keep_text: KeepText = True,
     max_calls: int = MAX_CALLS,
     drain_timeout: float = DRAIN_SECONDS,
     shutdown_timeout: float = 1.0,
@@ -233,9 +242,12 @@ async def open_runtime(
     """Open a runtime for the length of an `async with` block under asyncio.
 
     Open it in the lifespan of the service, in each worker process, never at import:
-    a thread does not follow a fork. At most `max_calls` calls are in the runtime;
-    further ones wait. When the block is left, calls under way have `drain_timeout`
-    seconds to end; then they raise RuntimeClosedError. The host keeps its signals.
+    a thread does not follow a fork. With a `store`, a SQLite file or
+    `postgresql://...`, runs are accepted when they are on disk, and what a process
+    leaves unfinished the next one with this store finishes; `keep_text` is as for
+    `dspex.open_runtime`. At most `max_calls` calls are in the runtime; further ones
+    wait. When the block is left, calls under way have `drain_timeout` seconds to end;
+    then they raise RuntimeClosedError. The host keeps its signals.
 
     Raises:
         DspexError: what kept the runtime from opening, as `open_app` raises it.
@@ -256,7 +268,14 @@ async def open_runtime(
         except RuntimeError:
             return  # the loop is closed: the host is gone
 
-    thread = TrioThread(lambda: open_app(wanted, shutdown_timeout=shutdown_timeout))
+    thread = TrioThread(
+        lambda: open_app(
+            wanted,
+            store=store,
+            keep_text=keep_text,
+            shutdown_timeout=shutdown_timeout,
+        )
+    )
     thread.start(lambda: call_host(ready), lambda: call_host(ready, ended))
     try:
         await ready

@@ -9,6 +9,7 @@ Any number of threads may share one runtime.
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from dspex.runtime.engine import Program, Run
@@ -24,6 +25,7 @@ from dspex.worker.aio import (
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
+from dspex.worker.open_runtime import KeepText
 from dspex.worker.run_record import RunEvent
 from dspex.worker.trio_thread import Job, TrioThread
 
@@ -143,22 +145,32 @@ class SyncRuntime:
 def open_runtime(
     app: App | None = None,
     *,
+    store: str | Path | None = None,
+    keep_text: KeepText = True,
     max_calls: int = MAX_CALLS,
     drain_timeout: float = DRAIN_SECONDS,
     shutdown_timeout: float = 1.0,
 ) -> Generator[SyncRuntime]:
     """Open a runtime for the length of a `with` block.
 
-    Open it after a fork, never at import. At most `max_calls` calls are in the
-    runtime; the threads of further ones wait. When the block is left, calls under
-    way have `drain_timeout` seconds to end; then they raise RuntimeClosedError.
+    Open it after a fork, never at import. `store` and `keep_text` are as for
+    `dspex.aio.open_runtime`. At most `max_calls` calls are in the runtime; the
+    threads of further ones wait. When the block is left, calls under way have
+    `drain_timeout` seconds to end; then they raise RuntimeClosedError.
 
     Raises:
         DspexError: what kept the runtime from opening, as `open_app` raises it.
     """
     wanted = App() if app is None else app
     ready = threading.Event()
-    thread = TrioThread(lambda: open_app(wanted, shutdown_timeout=shutdown_timeout))
+    thread = TrioThread(
+        lambda: open_app(
+            wanted,
+            store=store,
+            keep_text=keep_text,
+            shutdown_timeout=shutdown_timeout,
+        )
+    )
     thread.start(ready.set, ready.set)
     try:
         ready.wait()

@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
 
+from dspex.runtime.threads import making_way
 from dspex.worker.errors import ForkedRuntimeError, RuntimeClosedError
 
 HostedT = TypeVar("HostedT")
@@ -241,9 +242,13 @@ class TrioThread(Generic[HostedT]):
         self._take()
         if self._is_closing:
             return
+        with making_way():  # the host has a thread, too
+            await self._serve_hosted(self._must_end)
+
+    async def _serve_hosted(self, must_end: trio.Event) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_opening, nursery.cancel_scope)
-            await self._host(self._must_end)
+            await self._host(must_end)
             nursery.cancel_scope.cancel()
 
     async def _cancel_opening(self, scope: trio.CancelScope) -> None:

@@ -3,7 +3,7 @@
     uvicorn examples.fastapi_service.service:app
 
 The model is the embedded one, or any server that speaks OpenAI's API: TRIAGE_MODEL,
-TRIAGE_BASE_URL.
+TRIAGE_BASE_URL. TRIAGE_STORE names a file (or postgresql://...) that keeps the runs.
 """
 
 import asyncio
@@ -47,7 +47,10 @@ def model() -> LM | None:
 @asynccontextmanager
 async def lifespan(service: FastAPI) -> AsyncGenerator[None]:
     # Here and not at import: each worker process has a runtime of its own.
-    async with dspex.aio.open_runtime(dspex.App(PROGRAM, lm=model())) as rt:
+    app = dspex.App(PROGRAM, lm=model())
+    # With a store an accepted ticket is answered, whatever happens to this process.
+    store = os.environ.get("TRIAGE_STORE")
+    async with dspex.aio.open_runtime(app, store=store) as rt:
         service.state.runtime = rt
         yield
 

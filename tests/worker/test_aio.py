@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -15,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 import dspex
-from dspex import App, ChildSpec, Program, Step
+from dspex import App, ChildSpec, Program, Run, Step
 from dspex.providers import Request
 from dspex.runtime.engine import ProgramError
 from dspex.testing import ScriptedLM
@@ -58,6 +59,29 @@ def test_a_loaded_program_runs_by_its_name() -> None:
             assert again.status == "succeeded"
 
     in_asyncio(main)
+
+
+def test_what_a_service_leaves_unfinished_its_next_process_finishes(
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "runs.db"
+
+    async def before() -> str:
+        slow = app(delay=60.0)
+        async with dspex.aio.open_runtime(slow, store=store, drain_timeout=0.0) as rt:
+            run = await rt.submit("triage", {"ticket": "x"}, key="ticket 7")
+            assert await rt.submit("triage", {"ticket": "x"}, key="ticket 7") == run
+            return run
+
+    async def after() -> Run:
+        async with dspex.aio.open_runtime(app(), store=store) as rt:
+            return await rt.result(run)
+
+    run = in_asyncio(before)
+    found = in_asyncio(after)
+    assert (found.status, found.outputs) == ("succeeded", {"category": "billing"})
+    with dspex.sync.open_runtime(app(), store=store) as rt:
+        assert rt.result(run).outputs == found.outputs
 
 
 def test_a_thousand_at_once_are_all_answered() -> None:
