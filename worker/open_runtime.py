@@ -59,7 +59,7 @@ from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import RuntimeStoppedError
 from dspex.worker.loaded_programs import MODULES
 from dspex.worker.runs import MAX_UNFINISHED, Runs, RunTable
-from dspex.worker.watching import WatchedBackend, WatchedLM
+from dspex.worker.watching import WatchedBackend
 
 KeepText: TypeAlias = bool | Literal["hash"]
 
@@ -159,17 +159,14 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        watched = WatchedLM(lm, keep_text=keep_text is True)
-        backends = _backends(
-            node, watched, search_path, modules=modules or {}, hosts=hosts
-        )
+        backends = _backends(node, lm, search_path, modules=modules or {}, hosts=hosts)
         keeps = keep_text is True
         engine = Engine(
             {it: WatchedBackend(b, keep_text=keeps) for it, b in backends.items()}
         )
         table = RunTable(max_unfinished=max_runs)
         keeper = node.named(MODULES, DynamicSupervisor)
-        started = ModuleRegistry(node.registry, keeper, lm=watched)
+        started = ModuleRegistry(node.registry, keeper, lm=lm)
         if journal is None:
             runtime = Runtime(node, root, engine, table=table, modules=started, lm=lm)
             runs = ChildSpec(RUNS, Runs, (table, runtime.execute), name=RUNS)

@@ -1,19 +1,19 @@
 """Watching: what the steps of an accepted run do, as events of its record.
 
-Wrapped around the backends and the model, where every step and every model call
-passes. Runs that nobody accepted (`Runtime.run`) are not watched.
+Wrapped around the backends, where every step passes, and around the effects of each,
+where every model call passes, also of a model of a predictor's own. Runs that nobody
+accepted (`Runtime.run`) are not watched.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
 
 import trio
 
 from dspex.providers.errors import ProviderError
-from dspex.providers.lm import LM, Wrapper
-from dspex.providers.messages import Message, Request, Response
+from dspex.providers.messages import Request, Response
 from dspex.runtime.engine import (
     PLAIN,
     Backend,
@@ -33,9 +33,6 @@ _MAX_TEXT: Final = 4_000
 
 watched_run: ContextVar[RunRecord | None] = ContextVar(
     "dspex_watched_run", default=None
-)
-_watched_step: ContextVar[tuple[RunRecord, str] | None] = ContextVar(
-    "dspex_watched_step", default=None
 )
 
 
@@ -96,7 +93,10 @@ class WatchedBackend:
 
 
 class _WatchedEffects:
-    """The effects of a dispatch; says which answers came without a call."""
+    """The effects of a dispatch; tells of model calls, and of answers without one.
+
+    `keep_text` False leaves prompts and completions out.
+    """
 
     def __init__(
         self, inner: Effects, record: RunRecord, step: str, *, keep_text: bool
@@ -114,77 +114,58 @@ class _WatchedEffects:
         codec: Codec[T] = PLAIN,
         request: Callable[[], Any] | None = None,  # Any: JSON
     ) -> T:
-        """Pass on, with the call made under the name of this step."""
+        """Pass on, and tell what was asked of a model, whichever it is."""
         was_called = False
+        model = fingerprint.rpartition(":")[0]
 
-        async def named() -> T:
+        async def told() -> T:
             nonlocal was_called
             was_called = True
-            token = _watched_step.set((self._record, self._step))
-            try:
+            if codec.kind != "model":
                 return await call()
-            finally:
-                _watched_step.reset(token)
+            return await self._tell(model, call, request)
 
         result = await self._inner.perform(
-            fingerprint, named, codec=codec, request=request
+            fingerprint, told, codec=codec, request=request
         )
         if not was_called:
             facts: dict[str, Any] = {"call": codec.kind}  # Any: JSON
             if isinstance(result, Response):
-                facts |= {"model": fingerprint.rpartition(":")[0]}
+                facts |= {"model": model}
                 facts |= _answer_facts(result, keep_text=self._keep_text)
             self._record.note("call_journaled", step=self._step, **facts)
         return result
 
-
-class WatchedLM(Wrapper[LM]):
-    """A model whose calls are told to the run they are made for.
-
-    `keep_text` False leaves prompts and completions out.
-    """
-
-    def __init__(self, inner: LM, *, keep_text: bool = True) -> None:
-        super().__init__(inner)
-        self._keep_text = keep_text
-
-    async def complete(
+    async def _tell(
         self,
-        request: Request | str | Sequence[Message],
-        *,
-        timeout: float | None = None,
-    ) -> Response:
-        """Give the model's answer; raises what the model raises."""
-        watched = _watched_step.get()
-        if watched is None:
-            return await self._lm.complete(request, timeout=timeout)
-        record, step = watched
-        request = Request.of(request)
+        model: str,
+        call: Callable[[], Awaitable[T]],
+        request: Callable[[], Any] | None,  # Any: JSON
+    ) -> T:
         began = time.time()
-        facts: dict[str, Any] = {"step": step, "model": self.name, "began": began}
-        if self._keep_text:
+        facts: dict[str, Any] = {"step": self._step, "model": model, "began": began}
+        if self._keep_text and request is not None:
             facts["prompt"] = [
                 {"role": it.role, "text": it.text[:_MAX_TEXT]}
-                for it in request.messages
+                for it in Request.from_json(request()).messages
             ]
         try:
-            response = await self._lm.complete(request, timeout=timeout)
+            answer = await call()
         except Exception as error:
             tried = error.attempts if isinstance(error, ProviderError) else ()
-            record.note(
+            self._record.note(
                 "call_failed",
                 **facts,
                 attempts=max(1, len(tried)),
                 error=describe(error),
             )
             raise
-        record.note(
-            "call_finished",
-            **facts,
-            seconds=round(time.time() - began, 6),
-            **_answer_facts(response, keep_text=self._keep_text),
+        if isinstance(answer, Response):
+            facts |= _answer_facts(answer, keep_text=self._keep_text)
+        self._record.note(
+            "call_finished", seconds=round(time.time() - began, 6), **facts
         )
-        return response
+        return answer
 
 
 def _answer_facts(

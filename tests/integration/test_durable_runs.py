@@ -395,8 +395,11 @@ async def test_a_predictor_with_a_model_of_its_own_is_not_paid_twice_either(
         assert await eventually(lambda: len(stuck.requests) == 1, seconds=10)
     async with open_runtime(answers(), modules=modules, store=store) as rt:
         ended = await rt.result(run, timeout=10)
-        whole = await rt.run(program, ticket="y")
+        another = await rt.submit(program, {"ticket": "y"})
+        whole = await rt.result(another, timeout=10)
+        told = [it async for it in rt.events(another) if it.kind == "call_finished"]
     assert [len(it.requests) for it in (own, stuck)] == [2, 1]
+    assert [("ticket" in it.data["prompt"][-1]["text"]) for it in told] == [True, False]
     assert (ended.steps[0].live, ended.steps[0].journaled) == (1, 1)
     # What both took counts.
     assert [run.steps[0].usage for run in (ended, whole)] == [whole.steps[0].usage] * 2
