@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+import msgspec
+
 RunState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 
 Bodies = Literal["keep", "hash", "drop"]
@@ -99,8 +101,7 @@ class WorkerRow:
     identity: WorkerIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(msgspec.Struct, frozen=True):
     """The right to write for a run: its owner, in the epoch of its claim."""
 
     run: str

@@ -1,18 +1,19 @@
 """Writes: what can be asked of the store's writer, each one whole or not at all.
 
 Each can be asked for again after the writer died with the answer unknown: the second
-time finds the first one's rows and changes nothing.
+time finds the first one's rows and changes nothing. Structs, since to make a frozen
+dataclass takes a twentieth of what it takes to put an effect on disk.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from dspex.runtime.journal.records import Bodies, Fence, RunState, WorkerIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class SaveProgram:
+class SaveProgram(msgspec.Struct, frozen=True):
     """Keep a version of a program; gives its ProgramVersion.
 
     The same text as the newest version (as any version, unless `always_new`) is that
@@ -29,8 +30,7 @@ class SaveProgram:
     always_new: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptRun:
+class AcceptRun(msgspec.Struct, frozen=True):
     """Keep a run; with an owner it is running from the start.
 
     Gives False if the id is there already, unless this very write, asked for again,
@@ -46,8 +46,7 @@ class AcceptRun:
     owner: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRuns:
+class ClaimRuns(msgspec.Struct, frozen=True):
     """Give up to `limit` pending runs to `owner`, oldest first; gives their rows.
 
     With `only`, none but those are given; to a worker that is not known, none at all.
@@ -59,8 +58,7 @@ class ClaimRuns:
     only: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordEffect:
+class RecordEffect(msgspec.Struct, frozen=True):
     """Keep a finished effect."""
 
     fence: Fence
@@ -75,8 +73,7 @@ class RecordEffect:
     finished_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class AddEvent:
+class AddEvent(msgspec.Struct, frozen=True):
     """Keep something that happened; dropped if the fence does not hold."""
 
     fence: Fence
@@ -85,8 +82,7 @@ class AddEvent:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
-class FinishRun:
+class FinishRun(msgspec.Struct, frozen=True):
     """End a run; `bodies` says what is kept of its effects from now on."""
 
     fence: Fence
@@ -98,8 +94,7 @@ class FinishRun:
     bodies: Bodies = "keep"
 
 
-@dataclass(frozen=True, slots=True)
-class KeepCancelled:
+class KeepCancelled(msgspec.Struct, frozen=True):
     """Keep what a run had done that was cancelled under this fence.
 
     Gives False, and changes nothing, if it was not.
@@ -110,47 +105,41 @@ class KeepCancelled:
     bodies: Bodies = "keep"
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRun:
+class CancelRun(msgspec.Struct, frozen=True):
     """Cancel a run whoever has it; gives the state it has now, None if unknown."""
 
     id: str
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseRuns:
+class ReleaseRuns(msgspec.Struct, frozen=True):
     """Give runs of an owner back, to be claimed by any worker."""
 
     owner: str
     runs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterWorker:
+class RegisterWorker(msgspec.Struct, frozen=True):
     """Make a worker known."""
 
     id: str
     identity: WorkerIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class SendBeat:
+class SendBeat(msgspec.Struct, frozen=True):
     """Show that a worker lives; gives a Beat. `runs` are those it works on."""
 
     worker: str
     runs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class BuryWorkers:
+class BuryWorkers(msgspec.Struct, frozen=True):
     """Forget workers and give their runs back; gives how many runs that were."""
 
     workers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PruneRuns:
+class PruneRuns(msgspec.Struct, frozen=True):
     """Forget finished runs that ended before a time; gives how many."""
 
     before: float

@@ -3,13 +3,13 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 
 from dspex.runtime.journal import (
     UNFINISHED,
@@ -190,7 +190,7 @@ async def test_one_bad_write_of_a_batch_does_not_hurt_the_others(path: Path) -> 
     async with opened(path) as (journal, node):
         await journal.accept(run_of("r"))
         nothing: Any = None
-        bad = replace(effect_of(FENCE, 7), path=nothing)
+        bad = structs.replace(effect_of(FENCE, 7), path=nothing)
         failed: list[str] = []
 
         async def write_bad() -> None:
