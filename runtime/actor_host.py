@@ -1,5 +1,6 @@
 """Actor host: what an actor's callbacks may ask of their process."""
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from dspex.runtime.envelope import (
 )
 from dspex.runtime.messages import Down
 from dspex.runtime.owned_tasks import OwnedTasks
+from dspex.runtime.reasons import find_interrupt
 from dspex.runtime.related_process import RelatedProcess
 from dspex.runtime.timers import Timer
 
@@ -46,6 +48,8 @@ class ActorHost(RelatedProcess):
 
     def set_idle_timeout(self, seconds: float) -> None:
         """Get TIMEOUT as a message if no other comes within `seconds`."""
+        if math.isnan(seconds):  # TypeError of what is no number
+            raise ValueError("the seconds of an idle timeout must not be NaN")
         self._idle_seconds = seconds
         self._attention = True
 
@@ -103,6 +107,9 @@ class ActorHost(RelatedProcess):
         return self._tasks.start(work, arguments, deadline=deadline)
 
     def _task_crashed(self, error: BaseException) -> None:
+        interrupt = find_interrupt(error)
+        if interrupt is not None:
+            self.node.interrupt(interrupt)
         if self.is_alive and self._signal_reason is None:
             self._end_now(error)
             self._crash = error

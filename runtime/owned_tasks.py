@@ -42,7 +42,15 @@ class OwnedTasks:
         try:
             with scope:
                 await work(*arguments)
-        except Exception as error:  # noqa: BLE001 - it crashes the actor, as a link
+        except (trio.Cancelled, GeneratorExit):
+            raise
+        except BaseExceptionGroup as group:
+            cancelled, rest = group.split(trio.Cancelled)
+            if rest is not None:
+                self._crashed(rest)
+            if cancelled is not None:
+                raise cancelled from None
+        except BaseException as error:  # noqa: BLE001 - it crashes the actor, as a link
             self._crashed(error)
         finally:
             del self._scopes[scope]

@@ -42,6 +42,9 @@ from dspex.runtime.reasons import (
     NORMAL,
     ExitReason,
     describe,
+    find_interrupt,
+    is_crash,
+    is_killed,
     is_orderly,
 )
 from dspex.runtime.telemetry import ActorExited, ActorStarted
@@ -150,7 +153,9 @@ class Process(ActorHost):
                             reason = self._stop_reason
                     except Leave as leave:
                         reason = leave.reason
-                    except Exception as error:  # noqa: BLE001 - let it crash: the reason
+                    except BaseException as error:
+                        if not is_crash(error):
+                            raise
                         if self._handling is None or work.__class__ is CoroutineType:
                             reason = error
                         else:  # no such method, or not with these arguments
@@ -163,6 +168,8 @@ class Process(ActorHost):
         except (KeyboardInterrupt, SystemExit) as error:
             reason = error
             self.node.interrupt(error)
+        except GeneratorExit as error:
+            reason = error
         except BaseExceptionGroup as group:
             reason = self._left_by_group(group)
         finally:
@@ -181,7 +188,9 @@ class Process(ActorHost):
         except Leave as leave:
             self.start_error = StartError(self.name, leave.reason)
             return leave.reason
-        except Exception as error:  # noqa: BLE001 - it is the start's reason
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             self.start_error = StartError(self.name, error)
             self.start_error.__cause__ = error
             return error
@@ -275,7 +284,7 @@ class Process(ActorHost):
                 "call self.deferred() in the handler that returns it"
             )
 
-    def _refuse_mistake(self, request: Request, error: Exception) -> None:
+    def _refuse_mistake(self, request: Request, error: BaseException) -> None:
         """Give the caller its mistake back; nothing of the actor has run."""
         if not callable(request.method):
             error = TypeError(
@@ -293,7 +302,9 @@ class Process(ActorHost):
             await self.actor.terminate(reason)
         except Leave as leave:
             reason = leave.reason
-        except Exception as error:  # noqa: BLE001 - its crash is its exit reason
+        except BaseException as error:
+            if not is_crash(error):
+                raise
             reason = error
         if self._last_answer is not NOT_ANSWERED and self._handling is not None:
             self._handling.reply(self._last_answer)
@@ -316,11 +327,8 @@ class Process(ActorHost):
         What is left of such a group, without the cancellations, leaves the scope of
         the whole life; out of here it would end the node.
         """
-        exits = group.subgroup((KeyboardInterrupt, SystemExit))
-        if exits is not None:
-            error: BaseException = exits
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
+        error = find_interrupt(group)
+        if error is not None:
             self.node.interrupt(error)
             return error
         log.error("cleanup_failed", actor=self.name, reason=describe(group))
@@ -354,7 +362,7 @@ class Process(ActorHost):
         ended_in_init = not was_serving and self.start_error is None
         if ended_in_init:
             self.start_error = StartError(self.name, reason)
-        if was_serving and not (is_orderly(reason) or reason == KILLED):
+        if was_serving and not (is_orderly(reason) or is_killed(reason)):
             report_crash(self.actor, self.name, reason, self._handling)
         failed = [self._handling] if self._handling is not None else []
         failed += [e for e in self.mailbox.close() if isinstance(e, Request)]

@@ -26,6 +26,7 @@ from dspex.runtime.reasons import (
     KILLED,
     NORMAL,
     ExitReason,
+    is_killed,
 )
 from dspex.runtime.ref import ActorRef, Port, Turns
 from dspex.runtime.registry import Groups, NameHolder, Names
@@ -209,7 +210,7 @@ class ProcessState:
             self._end_now(KILLED)
 
     def _end_now(self, reason: ExitReason) -> None:
-        if self._signal_reason is None or reason == KILLED:
+        if self._signal_reason is None or is_killed(reason):
             self._signal_reason = reason
             self._crash = None
         self._attention = True

@@ -9,7 +9,9 @@ A reason is any value. Some are special to the kernel:
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
+
+import trio
 
 ExitReason: TypeAlias = object
 
@@ -29,7 +31,42 @@ class Shutdown:
 
 def is_orderly(reason: ExitReason) -> bool:
     """Whether `reason` is normal, shutdown or `Shutdown(...)`: not a crash."""
-    return reason in (NORMAL, SHUTDOWN) or isinstance(reason, Shutdown)
+    # Of texts only: what `==` gives of any other value is that value's own affair.
+    if isinstance(reason, str):
+        return reason in (NORMAL, SHUTDOWN)
+    return isinstance(reason, Shutdown)
+
+
+def is_killed(reason: ExitReason) -> bool:
+    """Whether `reason` is that of an actor that was killed."""
+    return isinstance(reason, str) and reason == KILLED
+
+
+# What no code raises as its own crash: orders to stop, and groups that may hold one.
+_ORDERS: Final = (
+    KeyboardInterrupt,
+    SystemExit,
+    GeneratorExit,
+    trio.Cancelled,
+    BaseExceptionGroup,
+)
+
+
+def is_crash(error: BaseException) -> bool:
+    """Whether an error is the crash of the code that raised it, as any throw in OTP.
+
+    Not only an Exception: asyncio's CancelledError, for one, is none.
+    """
+    return isinstance(error, Exception) or not isinstance(error, _ORDERS)
+
+
+def find_interrupt(error: BaseException) -> BaseException | None:
+    """Give the KeyboardInterrupt or SystemExit in an error, if there is one."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = map(find_interrupt, group.exceptions)
+        return next((inner for inner in found if inner is not None), None)
+    return error if isinstance(error, KeyboardInterrupt | SystemExit) else None
 
 
 def describe(reason: ExitReason) -> str:

@@ -283,7 +283,8 @@ class ActorRef(Generic[ActorT]):
             raise CallingSelfError(port.name)
         port.mailbox.put_system(Stop(reason))
         with trio.move_on_after(timeout):
-            if await port.wait_dead() != reason:
+            ended = await port.wait_dead()
+            if ended is not reason and ended != reason:
                 raise CalleeExitedError(port.name, port.exit_reason)
             return
         raise CallTimeoutError(port.name, timeout)

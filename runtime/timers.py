@@ -65,7 +65,13 @@ class Timers:
         self._armed = math.inf
 
     def add(self, entry: Expiring) -> None:
-        """Expire `entry` at its deadline on trio's clock."""
+        """Expire `entry` at its deadline on trio's clock.
+
+        Raises:
+            ValueError: the deadline is NaN.
+        """
+        if entry.deadline != entry.deadline:  # it would stop all the others, too
+            raise ValueError("the seconds to wait must be a number, not NaN")
         unsorted = self._unsorted
         unsorted.append(entry)
         if entry.deadline < self._armed:
