@@ -107,7 +107,12 @@ class DurableDesk:
             if (row.program, row.version) != (program.name, version) or not same:
                 raise KeyReusedError(key or "", run)
             return run
-        await self._start(write, owner)
+        try:
+            await self._start(write, owner)
+        except trio.Cancelled:
+            # It is on disk all the same, and found there with the next beat.
+            self._board.give_back(run, owner)
+            raise
         return run
 
     async def _start(self, write: AcceptRun, owner: str | None) -> None:

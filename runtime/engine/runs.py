@@ -227,6 +227,7 @@ class DurableRuns(Actor):
         again, self._interrupted = self._interrupted, {}
         for row, unsaved in again.values():
             self._start(row, unsaved)
+        await self._release_strays(beat.unasked)
         if not self._resume:
             return
         dead = self._watch.dead(beat.others)
@@ -234,6 +235,23 @@ class DurableRuns(Actor):
             back = await self._journal.bury(dead)
             log.warning("workers_buried", workers=dead, runs=back)
         if beat.has_pending or dead:
+            self._look_for_runs()
+
+    async def _release_strays(self, unasked: frozenset[str]) -> None:
+        """Have runs claimed again that are this worker's and that nobody executes.
+
+        Who had them accepted or claimed gave up, cancelled or out of time, before the
+        answer came that they were.
+        """
+        # Whose answer came with that of the beat is executing them after this.
+        await trio.lowlevel.checkpoint()
+        known = {*self._executions, *self._interrupted, *self._board.reserved}
+        strays = unasked - known
+        if strays:
+            log.warning("runs_found", worker=self._worker, runs=len(strays))
+            await self._journal.release(self._worker, list(strays))
+            self._board.own.extend(strays)
+        if self._board.own:
             self._look_for_runs()
 
     async def _lost(self) -> None:

@@ -48,9 +48,9 @@ def _send_beat(connection: Connection, write: SendBeat) -> Beat:
     if not done.rowcount:
         return Beat(is_known=False)
     others = connection.execute(select(schema.worker).where(worker.id != write.worker))
-    mine = connection.scalars(
-        select(run.id).where(
-            run.id.in_(write.runs), run.owner == write.worker, run.state == "running"
+    mine = frozenset(
+        connection.scalars(
+            select(run.id).where(run.owner == write.worker, run.state == "running")
         )
     )
     return Beat(
@@ -59,7 +59,8 @@ def _send_beat(connection: Connection, write: SendBeat) -> Beat:
             WorkerRow(row.id, row.beat, WorkerIdentity(row.host, row.pid, row.started))
             for row in others
         ),
-        lost=frozenset(write.runs) - frozenset(mine),
+        lost=frozenset(write.runs) - mine,
+        unasked=mine - frozenset(write.runs),
         has_pending=connection.scalar(
             select(run.id).where(run.state == "pending").limit(1)
         )

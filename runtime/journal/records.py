@@ -117,5 +117,7 @@ class Beat:
     others: tuple[WorkerRow, ...] = ()
     lost: frozenset[str] = field(default_factory=frozenset[str])
     """Those of its runs that are not its own any more, or were cancelled."""
+    unasked: frozenset[str] = field(default_factory=frozenset[str])
+    """Runs that the store has as its own, running, and of which it did not speak."""
     has_pending: bool = False
     """Whether runs wait to be claimed."""

@@ -77,6 +77,26 @@ def query(store: Path, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
 
 
+@pytest.mark.parametrize("resume", [True, False])
+async def test_a_run_whose_submit_was_cancelled_in_its_commit_is_finished(
+    store: Path, *, resume: bool
+) -> None:
+    lm = answers()
+    async with open_runtime(lm, store=store, resume=resume, lease_seconds=0.4) as rt:
+        await rt.run(CHAIN, ticket="first")
+        asked = len(lm.requests)
+        with closing(sqlite3.connect(store)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with trio.move_on_after(0.2) as scope:
+                await rt.submit(CHAIN, {"ticket": "x"}, key="mine")
+            other.execute("ROLLBACK")
+        assert scope.cancelled_caught
+        run = await rt.submit(CHAIN, {"ticket": "x"}, key="mine")
+        ended = await rt.result(run, timeout=10)
+        assert ended.status == "succeeded"
+        assert len(lm.requests) == asked + 3
+
+
 async def test_a_run_is_kept_whole_and_read_by_the_next_process(store: Path) -> None:
     async with open_runtime(answers(), store=store) as rt:
         run = await rt.run(CHAIN, ticket="help")
