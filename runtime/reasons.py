@@ -72,14 +72,14 @@ def find_interrupt(error: BaseException) -> BaseException | None:
 def describe(reason: ExitReason) -> str:
     """Give a reason as one line for logs and error messages."""
     if isinstance(reason, BaseException):
-        text = _text(reason)
+        text = text_of(reason)
         return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
     if isinstance(reason, Shutdown):
         return f"shutdown: {describe(reason.detail)}"
-    return _text(reason)
+    return text_of(reason)
 
 
-def _text(reason: object) -> str:
+def text_of(reason: object) -> str:
     """Give what can be written anywhere, whatever the reason's `str` does."""
     try:
         text = str(reason)

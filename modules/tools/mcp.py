@@ -26,7 +26,13 @@ from dspex.modules.tools.errors import (
     ToolTimeoutError,
     UnknownToolError,
 )
-from dspex.modules.tools.guard import Arguments, ask_approval, with_retries
+from dspex.modules.tools.guard import (
+    APPROVE_SECONDS,
+    Arguments,
+    ask_approval,
+    check_limits,
+    with_retries,
+)
 from dspex.providers.errors import MissingPackageError
 from dspex.providers.messages import ToolSpec
 from dspex.runtime import Actor, ActorRef, CallError, Deferred, Refuse
@@ -50,6 +56,7 @@ class MCPTool:
     timeout: float
     retries: int = 0
     approve: "MCPApproval | None" = None
+    approve_timeout: float = APPROVE_SECONDS
 
     @property
     def spec(self) -> ToolSpec:
@@ -79,7 +86,9 @@ class MCPTool:
         problem = first_misfit(dict(arguments), self.schema, self.schema)
         if problem is not None:
             raise ToolArgumentsError(self.name, problem, self.usage)
-        await ask_approval(self.name, self, arguments, self.approve)
+        await ask_approval(
+            self.name, self, arguments, self.approve, seconds=self.approve_timeout
+        )
         return await with_retries(lambda: self._run_once(arguments), self.retries)
 
     async def _run_once(self, arguments: Arguments) -> Any:  # Any: JSON
@@ -129,7 +138,16 @@ class MCPServer(Actor):
         retries: int = 0,
         idempotent: Collection[str] = (),
         approve: MCPApproval | None = None,
+        approve_timeout: float = APPROVE_SECONDS,
     ) -> None:
+        check_limits(
+            command[0],
+            max_concurrency=max_concurrency,
+            retries=retries,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            approve_timeout=approve_timeout,
+        )
         if retries and not idempotent:
             raise ToolDefinitionError(
                 command[0], "may only retry the tools that idempotent=... names"
@@ -143,6 +161,7 @@ class MCPServer(Actor):
         self._retries = retries
         self._idempotent = frozenset(idempotent)
         self._approve = approve
+        self._approve_timeout = approve_timeout
         self._ready = trio.Event()
         self._session: Any = None  # Any: the extra is not always there to be typed
         self._tools: dict[str, MCPTool] = {}
@@ -203,6 +222,10 @@ class MCPServer(Actor):
                         # free: whoever tries again then waits for the next one.
                         raise self._gone("ended") from None
                     error = ToolFailedError(name, "MCPError", failure.message)
+                # What MCP's client raises of an answer that does not fit: this call
+                # has failed, and no other.
+                except (RuntimeError, ValueError) as failure:
+                    error = ToolFailedError(name, type(failure).__name__, str(failure))
                 else:
                     if not result.is_error:
                         answer.reply(_value_of(result))
@@ -212,6 +235,8 @@ class MCPServer(Actor):
 
     async def _serve(self) -> None:
         mcp = require_mcp()
+        # The last two are what the client raises of answers that are not MCP.
+        failures = (OSError, mcp.MCPError, RuntimeError, ValueError)
         client = import_module("mcp.client.stdio")
         parameters = client.StdioServerParameters(
             command=self._command[0],
@@ -234,13 +259,16 @@ class MCPServer(Actor):
                     self._session = session
                     self._ready.set()
                     await trio.sleep_forever()
-        except (OSError, mcp.MCPError) as error:
-            self._failure = self._gone(f"did not start: {error}")
+        except failures as error:
+            failure = error
         except BaseExceptionGroup as group:
-            failed, rest = group.split((OSError, mcp.MCPError))
+            failed, rest = group.split(failures)
             if failed is None or rest is not None:
                 raise
-            self._failure = self._gone(f"did not start: {_first(failed)}")
+            failure = _first(failed)
+        if self._ready.is_set():
+            raise self._gone(f"ended: {_line(failure)}") from failure
+        self._failure = self._gone(f"did not start: {_line(failure)}")
         self._ready.set()
 
     async def _read_tools(self, session: Any) -> None:  # Any: as above
@@ -261,6 +289,7 @@ class MCPServer(Actor):
                 self._timeout,
                 self._retries if tool.name in self._idempotent else 0,
                 self._approve,
+                self._approve_timeout,
             )
             for tool in found
         }
@@ -298,6 +327,10 @@ def _text_of(result: Any) -> str:  # Any: as above
         part.text if part.type == "text" else f"({part.type})"
         for part in result.content
     )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -118,7 +118,9 @@ class ToolRegistry(Actor):
         """
         tool = self._find(name)
         answer: Deferred[Any] = self.deferred()  # Any: as above
-        self.spawn(self._run, answer, tool, arguments)
+        scope = self.spawn(self._run, answer, tool, arguments)
+        # What still waits for its approval is not run for a caller that has gone.
+        answer.cancel_when_unwanted(scope)
         return answer
 
     async def _run(
@@ -144,6 +146,8 @@ class ToolRegistry(Actor):
         usage = tool.usage.replace(tool.name, name, 1)
         # Its own limit comes first; waiting for its turn may take as long again.
         patience = 2 * tool.timeout * (tool.retries + 1) + 5.0
+        if tool.approve is not None:
+            patience += tool.approve_timeout
         return RegisteredTool(
             self.ref, name, tool.description, tool.schema, usage, patience
         )

@@ -20,10 +20,17 @@ from dspex.modules.tools.errors import (
     ToolFailedError,
     ToolTimeoutError,
 )
-from dspex.modules.tools.guard import Arguments, ask_approval, with_retries
+from dspex.modules.tools.guard import (
+    APPROVE_SECONDS,
+    Arguments,
+    ask_approval,
+    check_limits,
+    with_retries,
+)
 from dspex.modules.tools.process import run_in_process
 from dspex.modules.type_names import type_name
 from dspex.providers.messages import ToolSpec
+from dspex.runtime.reasons import text_of
 from dspex.runtime.threads import run_in_thread
 
 # Any: a tool takes and gives what its function does.
@@ -32,6 +39,7 @@ Approval: TypeAlias = Callable[["Tool", Arguments], Awaitable[bool | str]]
 Backend: TypeAlias = Literal["native", "python"]
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_MAX_LOST_THREADS: Final = 32
 _ARGUMENT_LINE: Final = re.compile(r"\s+(\w+)\s*(?:\([^)]*\))?:\s+(.+)")
 
 
@@ -52,11 +60,13 @@ class Tool:
     paragraph, those of the arguments from its `Args:` section. Each call has `timeout`
     seconds; at most `max_concurrency` run at once and others wait. `retries` repeats a
     failed call, and needs `idempotent=True`. `approve` is asked before each call: an
-    async function of the tool and its arguments that gives True, or False, or why not.
+    async function of the tool and its arguments that gives True, or False, or why not;
+    who has not answered within `approve_timeout` seconds has not said yes.
 
     A sync function runs in a thread, which cannot be stopped: after a timeout it goes
-    on unseen. With `backend="python"` the function runs in a process of its own, which
-    is killed; it must be importable by its module and name, and its values be JSON.
+    on unseen, and with 32 such threads the tool is not run any more. With
+    `backend="python"` the function runs in a process of its own, which is killed; it
+    must be importable by its module and name, and its values be JSON.
 
     Raises:
         ToolDefinitionError: the function cannot be a tool; says why.
@@ -74,6 +84,7 @@ class Tool:
         idempotent: bool = False,
         backend: Backend = "native",
         approve: Approval | None = None,
+        approve_timeout: float = APPROVE_SECONDS,
     ) -> None:
         self.function = function
         own: str = getattr(function, "__name__", type(function).__name__)
@@ -82,6 +93,13 @@ class Tool:
             raise ToolDefinitionError(
                 self.name, "needs a name of letters, digits, _ and -; pass name=..."
             )
+        check_limits(
+            self.name,
+            max_concurrency=max_concurrency,
+            retries=retries,
+            timeout=timeout,
+            approve_timeout=approve_timeout,
+        )
         if retries and not idempotent:
             raise ToolDefinitionError(
                 self.name, "may only be retried if it is declared idempotent=True"
@@ -91,7 +109,10 @@ class Tool:
         self.timeout = timeout
         self.retries = retries
         self.backend: Backend = backend
-        self._approve = approve
+        self.approve = approve
+        self.approve_timeout = approve_timeout
+        # Their own threads: one that never comes back is not missed by anyone else.
+        self._threads = trio.CapacityLimiter(max_concurrency + _MAX_LOST_THREADS)
         self._slots = trio.Semaphore(max_concurrency)
         self.parameters, self.takes_any = _read_parameters(self.name, function)
         self.schema: Mapping[str, Any] = self._build_schema(doc)  # Any: JSON schema
@@ -171,7 +192,9 @@ class Tool:
             ToolFailedError: it raised an exception.
         """
         checked = self.check(arguments)
-        await ask_approval(self.name, self, arguments, self._approve)
+        await ask_approval(
+            self.name, self, arguments, self.approve, seconds=self.approve_timeout
+        )
 
         async def once() -> Any:  # Any: what it gives
             async with self._slots:
@@ -194,8 +217,11 @@ class Tool:
         try:
             if _is_async(self.function):
                 return await self.function(**checked)
+            self._expect_a_thread()
             return await run_in_thread(
-                lambda: self.function(**checked), abandon_on_cancel=True
+                lambda: self.function(**checked),
+                limiter=self._threads,
+                abandon_on_cancel=True,
             )
         except ToolCallError:
             raise
@@ -205,8 +231,16 @@ class Tool:
             if not isinstance(error, Exception) and find_exit(error) is None:
                 raise
             raise ToolFailedError(
-                self.name, type(error).__name__, str(error)
+                self.name, type(error).__name__, text_of(error)
             ) from error
+
+    def _expect_a_thread(self) -> None:
+        if self._threads.available_tokens < 1:
+            raise ToolCallError(
+                self.name,
+                f"is not run any more: {self._threads.borrowed_tokens:g} of its "
+                "threads have not come back; with backend='python' it can be stopped",
+            )
 
     def _build_schema(self, doc: str) -> dict[str, Any]:  # Any: JSON schema
         about = _read_argument_lines(doc)
@@ -246,6 +280,7 @@ def tool(
     idempotent: bool = ...,
     backend: Backend = ...,
     approve: Approval | None = ...,
+    approve_timeout: float = ...,
 ) -> Callable[[Function], Tool]: ...
 
 

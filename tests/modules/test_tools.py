@@ -1,4 +1,6 @@
+import math
 import os
+import threading
 import time
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     DuplicateToolError,
     ToolArgumentsError,
+    ToolCallError,
     ToolCrashedError,
     ToolDefinitionError,
     ToolDeniedError,
@@ -396,3 +399,97 @@ async def test_python_tool_runs_source_within_limits() -> None:
         await python.run({"source": "x = 'a' * 10**9"})
     with pytest.raises((ToolCrashedError, ToolTimeoutError)):
         await python_tool(timeout=3, cpu_seconds=1).run({"source": "while True: pass"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("timeout", math.nan, "timeout of more than 0 seconds, not nan"),
+        ("timeout", 0, "timeout of more than 0 seconds, not 0"),
+        ("timeout", "5", "timeout of more than 0 seconds, not '5'"),
+        ("approve_timeout", -1, "approve_timeout of more than 0 seconds, not -1"),
+        ("max_concurrency", 0, "max_concurrency of 1 or more, not 0"),
+        ("max_concurrency", 1.5, "max_concurrency of 1 or more, not 1.5"),
+        ("retries", -1, "retries of 0 or more, not -1"),
+    ],
+)
+def test_limits_that_no_call_can_keep_are_refused(
+    option: str, value: Any, problem: str
+) -> None:
+    with pytest.raises(ToolDefinitionError, match=f"'search' needs {problem}"):
+        Tool(search, idempotent=True, **{option: value})
+
+
+async def test_an_approval_that_never_comes_is_a_refusal(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def ask(given: Tool, arguments: object) -> bool:
+        await trio.sleep_forever()
+        return True
+
+    asking = Tool(search, approve=ask, approve_timeout=60)
+    with pytest.raises(ToolDeniedError, match="nobody answered within 60s"):
+        await asking.run({"query": "x"})
+    assert trio.current_time() == pytest.approx(60)
+
+
+async def test_what_is_approved_when_its_caller_has_gone_is_not_run() -> None:
+    ran: list[str] = []
+    asked, approved = trio.Event(), trio.Event()
+
+    async def ask(given: Tool, arguments: object) -> bool:
+        asked.set()
+        await approved.wait()
+        return True
+
+    async def pay(to: str) -> None:
+        ran.append(to)
+
+    async with open_node() as node:
+        registry = await node.start(ToolRegistry())
+        await registry.call(ToolRegistry.register, Tool(pay, approve=ask))
+        found = await registry.call(ToolRegistry.lookup, "pay")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.run, {"to": "Eve"})
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        approved.set()
+        await trio.testing.wait_all_tasks_blocked()
+    assert ran == []
+
+
+async def test_threads_that_never_come_back_stop_nobody_but_their_tool() -> None:
+    release = threading.Event()
+
+    def stuck() -> None:
+        release.wait(30)
+
+    tried = Tool(stuck, timeout=0.2, max_concurrency=64)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(64 + 32):
+                nursery.start_soon(gives_up, tried)
+        with pytest.raises(ToolCallError, match="96 of its threads have not come back"):
+            await tried.run({})
+        with trio.fail_after(10):
+            assert await trio.to_thread.run_sync(lambda: "free") == "free"
+            assert await Tool(search).run({"query": "x", "k": 1}) == ["web x"]
+    finally:
+        release.set()
+
+
+async def gives_up(tried: Tool) -> None:
+    with pytest.raises(ToolTimeoutError):
+        await tried.run({})
+
+
+async def test_an_error_whose_text_cannot_be_had_is_a_failed_call() -> None:
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def fail() -> None:
+        raise OddError
+
+    with pytest.raises(ToolFailedError, match=r"OddError: \(its text cannot"):
+        await Tool(fail).run({})
