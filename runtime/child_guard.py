@@ -82,4 +82,5 @@ def _watch_lifeline(fd: int) -> None:
 if __name__ == "__main__":
     if PARENT_PID in os.environ:
         die_with_parent(int(os.environ[PARENT_PID]))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; PROGRAM may not
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -54,6 +54,7 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         stdin: int | None = None,
+        stdout: int | None = None,
         cwd: str | None = None,
     ) -> Self:
         """Start `argv` in a session of its own; call it on the trio thread.
@@ -61,7 +62,7 @@ class ChildProcess:
         `env` replaces the environment (default: the parent's) and gets the two
         variables that `child_guard.guard` reads. `pass_fds` keep their numbers in
         the child and stay open in the parent; stdin is empty unless given; stdout
-        goes where stderr goes.
+        goes where stderr goes, unless it is given.
 
         Raises:
             ChildStartError: `argv[0]` cannot be executed.
@@ -75,7 +76,7 @@ class ChildProcess:
             popen = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=stderr_write,
+                stdout=stderr_write if stdout is None else stdout,
                 stderr=stderr_write,
                 env=environment,
                 cwd=cwd,

@@ -5,7 +5,7 @@ the child dies, the calls under way fail, the actor crashes, and its supervisor 
 both anew. The tools follow the actor's name, so an agent that holds them goes on.
 """
 
-import os
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,10 +33,11 @@ from dspex.modules.tools.guard import (
     check_limits,
     with_retries,
 )
+from dspex.modules.tools.mcp_process import MCPProcess, open_mcp_process
 from dspex.providers.errors import MissingPackageError
 from dspex.providers.messages import ToolSpec
 from dspex.runtime import Actor, ActorRef, CallError, Deferred, Refuse
-from dspex.runtime.line_log import LineLog
+from dspex.runtime.errors import ChildStartError
 from dspex.runtime.registry import Registry
 
 # What JSON-RPC says when the other side has closed the connection.
@@ -84,6 +85,7 @@ class MCPTool:
             ToolFailedError: the server says that it failed.
         """
         problem = first_misfit(dict(arguments), self.schema, self.schema)
+        problem = problem or _why_not_json(arguments)
         if problem is not None:
             raise ToolArgumentsError(self.name, problem, self.usage)
         await ask_approval(
@@ -166,7 +168,7 @@ class MCPServer(Actor):
         self._session: Any = None  # Any: the extra is not always there to be typed
         self._tools: dict[str, MCPTool] = {}
         self._failure: Exception | None = None
-        self._log: LineLog | None = None
+        self._process: MCPProcess | None = None
 
     async def init(self) -> None:
         """Start the server and ask for its tools."""
@@ -217,7 +219,7 @@ class MCPServer(Actor):
                 try:
                     result = await self._session.call_tool(name, arguments)
                 except require_mcp().MCPError as failure:
-                    if failure.code == _CONNECTION_CLOSED:
+                    if self._has_closed(failure.code):
                         # The callers hear of the actor's death, when its name is
                         # free: whoever tries again then waits for the next one.
                         raise self._gone("ended") from None
@@ -233,27 +235,26 @@ class MCPServer(Actor):
                     error = ToolFailedError(name, "the server", _text_of(result))
         answer.fail(error)
 
+    def _has_closed(self, code: int) -> bool:
+        # A server may use the code for errors of its own.
+        process = self._process
+        return (
+            code == _CONNECTION_CLOSED and process is not None and not process.is_open
+        )
+
     async def _serve(self) -> None:
         mcp = require_mcp()
         # The last two are what the client raises of answers that are not MCP.
-        failures = (OSError, mcp.MCPError, RuntimeError, ValueError)
-        client = import_module("mcp.client.stdio")
-        parameters = client.StdioServerParameters(
-            command=self._command[0],
-            args=self._command[1:],
-            env=self._env,
-            cwd=self._cwd,
-        )
-        read_end, write_end = os.pipe()
-        self._log = LineLog(read_end, child=self.name, pid=0)
-        self.spawn(self._log.run)
+        failures = (OSError, ChildStartError, mcp.MCPError, RuntimeError, ValueError)
         try:
-            with os.fdopen(write_end, "w") as errors:
-                async with (
-                    client.stdio_client(parameters, errlog=errors) as streams,
-                    mcp.ClientSession(*streams) as session,
-                ):
-                    errors.close()  # the child has its own
+            async with open_mcp_process(
+                self._command,
+                name=self.name,
+                env=self._env,
+                cwd=None if self._cwd is None else str(self._cwd),
+            ) as process:
+                self._process = process
+                async with mcp.ClientSession(*process.streams) as session:
                     await session.initialize()
                     await self._read_tools(session)
                     self._session = session
@@ -295,7 +296,8 @@ class MCPServer(Actor):
         }
 
     def _gone(self, problem: str) -> MCPServerGoneError:
-        tail = self._log.tail[-1] if self._log is not None and self._log.tail else ""
+        said = () if self._process is None else self._process.child.stderr_tail
+        tail = said[-1] if said else ""
         return MCPServerGoneError(self.name, self._command, problem, tail)
 
 
@@ -327,6 +329,15 @@ def _text_of(result: Any) -> str:  # Any: as above
         part.text if part.type == "text" else f"({part.type})"
         for part in result.content
     )
+
+
+def _why_not_json(arguments: Arguments) -> str | None:
+    """Say what keeps arguments from being sent; it would end the server's session."""
+    try:
+        json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"they are no JSON: {_line(error)}"
+    return None
 
 
 def _line(error: BaseException) -> str:
