@@ -1,12 +1,15 @@
 """What `dspex compile` does: a better version of a program, with demos, kept."""
 
 import json
+import os
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from dspex.modules.hosted import HostedBackend
 from dspex.modules.optimizers import JournaledWork, ProgramModule, open_work
 from dspex.modules.saved_state import save_program
+from dspex.runtime.engine import Program
 from dspex.runtime.journal import Journal
 from dspex.worker.compile_job import (
     CompileData,
@@ -45,6 +48,8 @@ async def compile_program(options: CompileOptions) -> int:
             "nowhere to keep the result: give --save FILE, or for a program file "
             "--store"
         )
+    if options.save is not None:
+        _check_save(options.save)
     model = partial(open_lm, base_url=work.base_url, timeout=work.timeout)
     async with (
         model(work.lm) as given,
@@ -113,13 +118,39 @@ async def _keep(
         return None
     assert subject.program is not None
     program = module.to_program()
+    # First the store: a file that cannot be written after all takes nothing with it.
+    version = None
+    if journal is not None and kept is not None:
+        version = await _keep_version(subject.program, program, result, journal, kept)
     if options.save is not None:
         body = program.model_dump(mode="json")
         options.save.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
-    if journal is None or kept is None:
-        return None
+    return version
+
+
+def _check_save(path: Path) -> None:
+    """Pass when the program can be written there, before anything is paid for.
+
+    Raises:
+        BadOptionError: it is a folder, in no folder, or may not be written.
+    """
+    if path.is_dir():
+        raise BadOptionError(f"--save {path} is a folder: give a file in it")
+    if not path.parent.is_dir():
+        raise BadOptionError(f"--save {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadOptionError(f"--save {path}: it may not be written")
+
+
+async def _keep_version(
+    parent_program: Program,
+    program: Program,
+    result: CompileResult,
+    journal: Journal,
+    kept: JournaledWork,
+) -> str:
     parent = await journal.save_program(
-        program.name, subject.program.model_dump(mode="json"), made_by="file"
+        program.name, parent_program.model_dump(mode="json"), made_by="file"
     )
     saved = await journal.save_program(
         program.name,

@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import FrameType
+from typing import Any
 
 import trio
 
@@ -23,6 +25,7 @@ async def _run(main: Callable[[], Awaitable[int]]) -> int:
     status = 0
     failure: BaseException | None = None
     with trio.open_signal_receiver(*SIGNALS) as signals:
+        _handle_each_once()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, caught, nursery.cancel_scope)
             # Kept apart, so that an error leaves without the nursery's group.
@@ -38,6 +41,21 @@ async def _run(main: Callable[[], Awaitable[int]]) -> int:
     return status
 
 
+def _handle_each_once() -> None:
+    """Let the second signal end the process, also when the loop is blocked."""
+    told: dict[int, Any] = {  # Any: as the standard library types it
+        number: signal.getsignal(number) for number in SIGNALS
+    }
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        told[number](number, frame)
+
+    for number in SIGNALS:
+        signal.signal(number, handle)
+
+
 async def _watch(
     signals: AsyncIterator[int],
     caught: list[int],
@@ -45,7 +63,5 @@ async def _watch(
 ) -> None:
     async for number in signals:
         caught.append(number)
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
         scope.cancel()
         return

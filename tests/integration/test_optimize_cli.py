@@ -308,6 +308,10 @@ async def test_compile_takes_code_and_refuses_leakage(
     assert len(state["demos"]) == 16
     assert leak.status == 2
     assert "is in the training set too" in leak.err
+    gone = await here(*base, *metric, "--save", tmp_path / "no" / "state.json")
+    assert gone.err.endswith(f"there is no folder {tmp_path / 'no'}")
+    folder = await here(*base, *metric, "--save", tmp_path)
+    assert folder.err.endswith("is a folder: give a file in it")
     nowhere = await here(*base, *metric, *model(provider))
     assert "nowhere to keep the result" in nowhere.err
 
