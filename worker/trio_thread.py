@@ -191,11 +191,15 @@ class TrioThread(Generic[HostedT]):
     def _post(self, item: Callable[[], object]) -> None:
         self._inbox.append(item)
         if not self._is_woken and self._token is not None:
-            self._is_woken = True
             try:
+                self._is_woken = True
                 self._token.run_sync_soon(self._take)
             except trio.RunFinishedError:
                 self._has_ended = True
+            except BaseException:
+                # Ctrl-C in the host's thread: nobody knows whether trio was woken.
+                self._is_woken = False
+                raise
         if self._has_ended:
             self._take()
 

@@ -50,6 +50,27 @@ def test_ctrl_c_in_a_waiting_call_cancels_its_work() -> None:
         assert rt.run("triage", ticket="x").status == "succeeded"
 
 
+def test_ctrl_c_while_trio_is_woken_leaves_a_runtime_that_hears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wake = trio.lowlevel.TrioToken.run_sync_soon
+    with dspex.sync.open_runtime(app()) as rt:
+
+        def interrupted(*_: object, **__: object) -> None:
+            monkeypatch.setattr(trio.lowlevel.TrioToken, "run_sync_soon", wake)
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(trio.lowlevel.TrioToken, "run_sync_soon", interrupted)
+        # Ends the wait where trio is never woken again.
+        again = threading.Timer(10.0, os.kill, (os.getpid(), signal.SIGINT))
+        again.start()
+        with pytest.raises(KeyboardInterrupt):
+            rt.run("triage", ticket="x")
+        assert not again.finished.is_set()
+        again.cancel()
+        assert rt.run("triage", ticket="x").status == "succeeded"
+
+
 def test_a_call_from_the_runtimes_own_thread_is_told_so() -> None:
     with dspex.sync.open_runtime(app()) as rt:
 
