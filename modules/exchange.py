@@ -1,6 +1,7 @@
 """An exchange with a model: a request, its answer read, and repaired if need be."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -146,24 +147,34 @@ class Exchange:
         readings: list[Reading] = []
         for choice in response.choices:
             try:
-                reading = self.adapter.parse(self.signature, choice)
-                if again and NOTHING_FOUND in reading.notes:
-                    # Asked to mend its answer, the model may have changed its form.
-                    reading = self._read_as_json(choice) or reading
-                readings.append(reading)
+                readings.append(self._read_choice(choice, again=again))
             except AdapterParseError as error:
-                # So may an object say, as in dspy: that all outputs are left out.
-                found = self._read_as_json(choice) if again else None
-                if found is None:
-                    return _Unreadable(choice, _explain(error, choice))
-                readings.append(found)
+                return _Unreadable(choice, _explain(error, choice))
         return readings
 
-    def _read_as_json(self, choice: Choice) -> Reading | None:
+    def _read_choice(self, choice: Choice, *, again: bool) -> Reading:
+        """Read one choice; asked to mend its answer, a model may have changed its form.
+
+        Raises:
+            AdapterParseError: an output is missing or wrong, in either form.
+        """
+        try:
+            reading = self.adapter.parse(self.signature, choice)
+        except AdapterParseError:
+            # So may an object say, as in dspy: that all outputs are left out.
+            if again:
+                with suppress(AdapterParseError):
+                    return JSONAdapter().parse(self.signature, choice)
+            raise
+        if not again or NOTHING_FOUND not in reading.notes:
+            return reading
         try:
             return JSONAdapter().parse(self.signature, choice)
-        except AdapterParseError:
-            return None
+        except AdapterParseError as error:
+            if error.field is not None:
+                # It is there, and wrong: it has not been left out.
+                raise
+            return reading
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dspex.modules.adapters.prompt import (
     show_output,
 )
 from dspex.modules.adapters.protocol import Demo, Reading
-from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.adapters.text_adapter import EMPTY, TextAdapter
 from dspex.modules.errors import AdapterParseError
 from dspex.modules.fields import Field
 from dspex.modules.signature import Signature
@@ -81,8 +81,8 @@ class ChatAdapter(TextAdapter):
             AdapterParseError: an output is missing or wrong.
         """
         text = choice.text
-        if not text.strip():
-            raise self.error(signature, text, "the answer is empty")
+        if not text:
+            raise self.error(signature, text, EMPTY)
         notes: list[str] = []
         try:
             found = _sections(text, signature, notes)

@@ -18,7 +18,7 @@ from dspex.modules.adapters.prompt import (
 )
 from dspex.modules.adapters.protocol import Demo, Outputs, Reading
 from dspex.modules.adapters.schema import output_schema
-from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.adapters.text_adapter import EMPTY, TextAdapter
 from dspex.modules.adapters.values import to_plain
 from dspex.modules.errors import AdapterParseError
 from dspex.modules.fields import Field
@@ -104,7 +104,7 @@ class JSONAdapter(TextAdapter):
         """
         text = choice.text
         if not text.strip():
-            raise self.error(signature, text, "the answer is empty")
+            raise self.error(signature, text, EMPTY)
         found, problem = None, "there is no JSON object in it"
         try:
             found = load_object(text)

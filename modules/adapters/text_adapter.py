@@ -24,6 +24,9 @@ from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import Choice, Message, Request
 
+EMPTY: Final = "the answer is empty"
+"""What is wrong with a blank answer."""
+
 NOTHING_FOUND: Final = "nothing-found"
 """The note of an answer that has no output, where all of them may be left out."""
 
@@ -122,7 +125,11 @@ class TextAdapter(ABC):
             elif field.is_optional:
                 outputs[name] = field.get_default()
             else:
-                problem = f"there is no {self.place(field)} in the answer"
+                problem = (
+                    f"there is no {self.place(field)} in the answer"
+                    if text.strip()
+                    else EMPTY
+                )
                 raise self.error(signature, text, problem, field=field)
         if not read:
             notes.append(NOTHING_FOUND)

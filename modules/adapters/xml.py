@@ -9,7 +9,7 @@ import pydantic
 from dspex.modules.adapters.json_text import find_object
 from dspex.modules.adapters.prompt import describe_fields, describe_value, show_output
 from dspex.modules.adapters.protocol import Demo, Reading
-from dspex.modules.adapters.text_adapter import TextAdapter
+from dspex.modules.adapters.text_adapter import EMPTY, TextAdapter
 from dspex.modules.adapters.values import UnreadableValueError
 from dspex.modules.adapters.xml_value import group_children, possible_values, text_of
 from dspex.modules.errors import AdapterParseError
@@ -61,6 +61,8 @@ class XMLAdapter(TextAdapter):
             AdapterParseError: an output is missing or wrong.
         """
         text = choice.text
+        if not text:
+            raise self.error(signature, text, EMPTY)
         notes: list[str] = []
         groups = _groups(text)
         if groups is not None:
@@ -82,16 +84,17 @@ class XMLAdapter(TextAdapter):
     def read_field(self, field: Field, value: object, notes: list[str]) -> object:
         """Read one output; a text may be a value of its type as it stands.
 
+        The tags of a model are those of its fields' names, aliased or not.
+
         Raises:
             UnreadableValueError: it is no value of the type, or breaks a constraint.
         """
         try:
             return super().read_field(field, value, notes)
         except UnreadableValueError:
-            if not isinstance(value, str):
-                raise
+            by_name = None if isinstance(value, str) else True
             try:
-                return field.validator.validate_python(value)
+                return field.validator.validate_python(value, by_name=by_name)
             except pydantic.ValidationError:
                 pass
             raise

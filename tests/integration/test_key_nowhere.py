@@ -129,6 +129,7 @@ async def test_the_key_is_in_nothing_that_is_left_behind(
         return Fail(401, f"Incorrect API key provided: {KEY}", headers=ECHOED)
 
     shown: dict[str, str] = {}
+    store = SQLiteStore(tmp_path / "cache")
     async with open_fake_provider(act) as server, open_node() as node:
         await node.start(RateLimiter(Limits(concurrency=4)), name="key")
         async with provider(
@@ -140,7 +141,7 @@ async def test_the_key_is_in_nothing_that_is_left_behind(
         ) as lm:
             guarded = Breaker(lm, failures=99)
             recorded = RecordingLM(guarded, tmp_path / "cassette")
-            cached = Cached(recorded, SQLiteStore(tmp_path / "cache"))
+            cached = Cached(recorded, store)
             async with open_runtime(cached, store=tmp_path / "store") as runtime:
                 run = await runtime.run(PROGRAM, town="Town 7")
                 failed = await runtime.run(PROGRAM, town="Town 8")
@@ -156,6 +157,7 @@ async def test_the_key_is_in_nothing_that_is_left_behind(
             shown["error"] = everything_of(caught.value)
             for it in (lm, guarded, recorded, cached, runtime):
                 shown[f"repr of {type(it).__name__}"] = repr(it) + repr(vars(it))
+    store.close()
     sent = [repr(request.headers) for request in server.requests]
     shown |= {"log": "".join(logs), "traces": traces.text()}
     for path in tmp_path.iterdir():  # with the write-ahead logs

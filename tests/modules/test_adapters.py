@@ -43,6 +43,10 @@ class Person(pydantic.BaseModel):
     age: int
 
 
+class Aliased(pydantic.BaseModel):
+    first_name: str = pydantic.Field(alias="firstName")
+
+
 def typed(type_: FieldType) -> Signature:
     return QA.delete("answer").append("answer", OutputField(), type_)
 
@@ -140,6 +144,19 @@ def test_what_is_not_a_value_says_field_type_and_text(
     assert caught.value.field == "answer"
     assert caught.value.expected == typed(type_).output_fields["answer"].type_name
     assert text in caught.value.text
+
+
+def test_tags_may_be_the_names_of_aliased_fields() -> None:
+    text = "<answer><first_name>Ann</first_name></answer>"
+    reading = XMLAdapter().parse(typed(Aliased), Choice(text))
+    assert reading.outputs == {"answer": Aliased(firstName="Ann")}
+
+
+@pytest.mark.parametrize("adapter", [ChatAdapter(), JSONAdapter(), XMLAdapter()])
+def test_an_empty_answer_leaves_nothing_out(adapter: Adapter) -> None:
+    signature = Signature("q -> a: Optional[int]")
+    with pytest.raises(AdapterParseError, match="the answer is empty"):
+        adapter.parse(signature, Choice(""))
 
 
 @pytest.mark.parametrize("adapter", [ChatAdapter(), JSONAdapter(), XMLAdapter()])

@@ -8,7 +8,9 @@ import trio
 import trio.testing
 
 from dspex.modules import (
+    Adapter,
     AdapterParseError,
+    ChatAdapter,
     ConfigError,
     InputField,
     JSONAdapter,
@@ -19,6 +21,7 @@ from dspex.modules import (
     Predict,
     Prediction,
     Signature,
+    XMLAdapter,
 )
 from dspex.providers.lm import Capabilities
 from dspex.providers.messages import (
@@ -165,6 +168,18 @@ async def test_after_the_repairs_the_error_tells_everything() -> None:
     ]
     assert error.usage.output_tokens == 2 * len(chat(a="lots").split())
     assert len(lm.requests) == 2
+
+
+@pytest.mark.parametrize("adapter", [ChatAdapter(), XMLAdapter()])
+async def test_what_is_wrong_again_in_json_was_not_left_out(adapter: Adapter) -> None:
+    wrong = {"ChatAdapter": chat(a="many"), "XMLAdapter": "<a>many</a>"}[adapter.name]
+    predict = Predict("q -> a: Optional[int]", adapter=adapter)
+    with pytest.raises(AdapterParseError, match="output 'a'"):
+        await predict.run({"q": "?"}, lm=chatty(wrong, '{"a": "lots"}'))
+    mended = await predict.run({"q": "?"}, lm=chatty(wrong, '{"a": 4}'))
+    assert mended.a == 4
+    left_out = await predict.run({"q": "?"}, lm=chatty(wrong, "{}"))
+    assert left_out.a is None
 
 
 async def test_without_repairs_one_call_is_made() -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -298,14 +299,14 @@ async def test_a_skewed_clock_outdates_what_is_kept(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     skew = Fault("skew", on="clock", seconds=9.0)
-    async with open_node() as node:
-        cache = SQLiteStore(tmp_path / "cache.db")
-        await cache.put("key", b"body", ttl=3600.0)
-        with inject(node, FaultPlan.of(skew)):
-            await trio.sleep(300)
-            assert await cache.get("key") == b"body"
-            await trio.sleep(300)
-            assert await cache.get("key") is None
+    with closing(SQLiteStore(tmp_path / "cache.db")) as cache:
+        async with open_node() as node:
+            await cache.put("key", b"body", ttl=3600.0)
+            with inject(node, FaultPlan.of(skew)):
+                await trio.sleep(300)
+                assert await cache.get("key") == b"body"
+                await trio.sleep(300)
+                assert await cache.get("key") is None
 
 
 async def test_a_message_can_make_the_clock_jump() -> None:
