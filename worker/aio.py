@@ -10,11 +10,12 @@ finishes in a burst wakes asyncio once.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
+from dspex.runtime import DspexError
 from dspex.runtime.engine import Program, Run
 from dspex.supervisors import TreeNode
 from dspex.worker.app import Runtime
@@ -79,7 +80,14 @@ class AioRuntime:
         A stream that is closed before its end (`aclose`, or a cancelled task)
         cancels the run.
         """
-        run = await self.submit(program, inputs)
+        accepting = asyncio.ensure_future(self.submit(program, inputs))
+        try:
+            run = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            # By now it may be on disk, and would run for nobody.
+            with suppress(DspexError):
+                await self.cancel(await accepting)
+            raise
         is_whole = False
         try:
             async for event in self.events(run):

@@ -3,10 +3,12 @@
 import asyncio
 import contextvars
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +61,37 @@ def test_a_loaded_program_runs_by_its_name() -> None:
             assert again.status == "succeeded"
 
     in_asyncio(main)
+
+
+def test_a_stream_that_is_cancelled_while_its_run_is_accepted_cancels_the_run(
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "runs.db"
+
+    async def main() -> None:
+        async with dspex.aio.open_runtime(app(delay=60.0), store=store) as rt:
+            assert await rt.call(states) == []
+
+            async def follow() -> None:
+                async for _ in rt.stream("triage", ticket="x"):
+                    pass
+
+            with closing(sqlite3.connect(store)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                following = asyncio.create_task(follow())
+                await asyncio.sleep(0)  # it has begun, and nothing can be written
+                following.cancel()
+                await asyncio.sleep(0)
+                other.execute("ROLLBACK")
+            with pytest.raises(asyncio.CancelledError):
+                await following
+            assert await rt.call(states) == ["cancelled"]
+
+    in_asyncio(main)
+
+
+async def states(runtime: Runtime) -> list[str]:
+    return [row.state for row in await runtime.journal.runs()]
 
 
 def test_what_a_service_leaves_unfinished_its_next_process_finishes(
