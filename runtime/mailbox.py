@@ -1,7 +1,9 @@
 """Mailboxes: bounded queues with back-pressure, FIFO for each sender."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
 import trio
 from trio.lowlevel import reschedule
@@ -13,6 +15,14 @@ from dspex.runtime.envelope import (
     SystemEnvelope,
 )
 from dspex.runtime.wake import WOKEN
+
+# By the task that waits, or by the call whose task waits for its answer anyway: a
+# hundred thousand may be cancelled at once, each of which must be found.
+_Senders: TypeAlias = OrderedDict[object, tuple[Envelope, trio.lowlevel.Task | None]]
+
+
+def _forget(senders: _Senders, key: object) -> None:
+    senders.pop(key, None)
 
 
 class Mailbox:
@@ -42,7 +52,7 @@ class Mailbox:
         self.capacity = capacity
         self.high_water = 0
         self.queue: deque[Envelope] | None = None
-        self._senders: deque[tuple[Envelope, trio.lowlevel.Task | None]] | None = None
+        self._senders: _Senders | None = None
         self.handed: Envelope | None = None
         self._is_in_callback = False
         self.reader: trio.lowlevel.Task | None = None
@@ -71,9 +81,12 @@ class Mailbox:
         """Put a call in, or let it wait its turn: its caller is blocked anyway."""
         queue = self.queue
         if queue is not None and len(queue) >= self.capacity and self.reader is None:
-            if self._senders is None:
-                self._senders = deque()
-            self._senders.append((request, None))
+            senders = self._senders
+            if senders is None:
+                senders = self._senders = OrderedDict()
+            senders[request] = (request, None)
+            # One that is given up is not kept until there is room.
+            request.on_settled = partial(_forget, senders, request)
         else:
             self.put_signal(request)
 
@@ -91,12 +104,12 @@ class Mailbox:
             return
         senders = self._senders
         if senders is None:
-            senders = self._senders = deque()
-        entry = (envelope, trio.lowlevel.current_task())
-        senders.append(entry)
+            senders = self._senders = OrderedDict()
+        task = trio.lowlevel.current_task()
+        senders[task] = (envelope, task)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            senders.remove(entry)
+            _forget(senders, task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -190,17 +203,13 @@ class Mailbox:
         self.reader = self._system_reader = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _let_in(
-        self,
-        queue: deque[Envelope],
-        senders: deque[tuple[Envelope, trio.lowlevel.Task | None]],
-    ) -> None:
+    def _let_in(self, queue: deque[Envelope], senders: _Senders) -> None:
         while senders and len(queue) < self.capacity:
-            envelope, task = senders.popleft()
+            _, (envelope, task) = senders.popitem(last=False)
             if task is not None:
                 reschedule(task, WOKEN)
-            elif isinstance(envelope, Request) and envelope.settled:
-                continue  # its caller has gone
+            elif isinstance(envelope, Request):
+                envelope.on_settled = None
             queue.append(envelope)
 
     def close(self) -> Iterator[Envelope]:
@@ -211,7 +220,7 @@ class Mailbox:
             yield from self.queue
             self.queue = None
         if self._senders is not None:
-            for envelope, task in self._senders:
+            for envelope, task in self._senders.values():
                 if task is not None:
                     reschedule(task, WOKEN)
                 yield envelope
