@@ -8,6 +8,7 @@ TRIAGE_BASE_URL. TRIAGE_STORE names a file (or postgresql://...) that keeps the 
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -15,14 +16,18 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 import dspex
 from dspex.providers import LM
+from dspex.runtime.journal import StoreError
 from dspex.worker.aio import AioRuntime
+from dspex.worker.errors import RuntimeClosedError
 
 T = TypeVar("T")
+
+log = logging.getLogger("uvicorn.error")
 
 PROGRAM = Path(__file__).parents[1] / "triage/program.yaml"
 
@@ -56,6 +61,14 @@ async def lifespan(service: FastAPI) -> AsyncGenerator[None]:
 
 
 app = FastAPI(title="Triage", lifespan=lifespan)
+
+
+@app.exception_handler(RuntimeClosedError)
+@app.exception_handler(StoreError)
+async def unavailable(_: Request, error: Exception) -> JSONResponse:
+    """Say that no ticket can be answered now; the log says why and what to do."""
+    log.error("%s", error)
+    return JSONResponse({"detail": "no ticket can be answered now"}, status_code=503)
 
 
 def runtime(request: Request) -> AioRuntime:

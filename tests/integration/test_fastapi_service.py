@@ -41,7 +41,9 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(provider: FakeProvider, folder: Path) -> AsyncGenerator[Service]:
+async def open_service(
+    provider: FakeProvider, folder: Path, *, store: Path | None = None
+) -> AsyncGenerator[Service]:
     log = folder / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -51,7 +53,7 @@ async def open_service(provider: FakeProvider, folder: Path) -> AsyncGenerator[S
             env=os.environ | {
                 "TRIAGE_MODEL": "fake", "TRIAGE_BASE_URL": provider.url,
                 "OPENAI_API_KEY": "none",
-            },
+            } | ({} if store is None else {"TRIAGE_STORE": str(store)}),
             stdout=sink,
             stderr=sink,
         )  # fmt: skip
@@ -145,3 +147,21 @@ async def test_sigterm_lets_calls_under_way_finish(tmp_path: Path) -> None:
         assert status in (0, -signal.SIGTERM)
         assert "Application shutdown complete" in service.log.read_text()
         assert not any(is_alive(pid) for pid in left)
+
+
+async def test_a_store_that_is_gone_is_told_and_taken_again(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+    async with (
+        open_fake_provider(schema_answers()) as provider,
+        open_service(provider, tmp_path, store=store) as service,
+    ):
+        assert (await service.answer()).status == 200
+        store.rename(tmp_path / "aside.db")
+        refused = await service.answer()
+        assert refused.status == 503
+        assert refused.json == {"detail": "no ticket can be answered now"}
+        told = f"store sqlite:///{store}: its file was deleted"
+        assert told in service.log.read_text()
+        (tmp_path / "aside.db").rename(store)
+        assert (await service.answer()).status == 200
+        assert "Traceback" not in service.log.read_text()
