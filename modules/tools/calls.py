@@ -48,16 +48,16 @@ class ToolCalls(pydantic.BaseModel):
         if is_object(value):
             if "tool_calls" in value:
                 return {**value, "tool_calls": _calls(value["tool_calls"])}
-            if "name" in value or "function" in value:
-                return {"tool_calls": _calls([value])}
-            return value
-        if is_list(value):
+            return {"tool_calls": _calls([value])} if _is_call(value) else value
+        if is_list(value) and all(map(_is_call, value)):
             return {"tool_calls": _calls(value)}
         return value
 
 
 def read_arguments(text: str) -> dict[str, Any]:  # Any: JSON
     """Give the arguments that a model wrote as JSON, repaired where that is possible.
+
+    Nothing and null are no arguments.
 
     Raises:
         ValueError: they are no JSON object.
@@ -68,10 +68,19 @@ def read_arguments(text: str) -> dict[str, Any]:  # Any: JSON
         try:
             found = repair(text)
         except (ValueError, RecursionError):
-            found = None
+            found = text
+    if found is None:
+        return {}
     if is_object(found):
         return found
     raise ValueError(f"arguments are no JSON object: {text[:200]!r}")
+
+
+def _is_call(value: object) -> bool:
+    if not is_object(value):
+        return False
+    named = "name" in value and ("args" in value or "arguments" in value)
+    return named or "function" in value
 
 
 def _calls(value: Any) -> Any:  # Any: before validation
@@ -86,4 +95,8 @@ def _call(value: Any) -> Any:  # Any: before validation
     args = inner.get("args", inner.get("arguments"))
     if isinstance(args, str):
         args = read_arguments(args)
-    return {"name": inner.get("name"), "args": args, "id": value.get("id")}
+    return {
+        "name": inner.get("name"),
+        "args": {} if args is None else args,
+        "id": value.get("id"),
+    }

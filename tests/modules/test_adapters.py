@@ -222,6 +222,27 @@ async def test_tool_calls_are_an_output() -> None:
     assert "tools" not in lm.requests[0].messages[-1].text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tool_calls": [{"name": "now"}]},
+        {"tool_calls": [{"name": "now", "args": None}]},
+        [{"name": "now", "arguments": "null"}],
+        {"function": {"name": "now"}},
+    ],
+)
+def test_a_call_without_arguments_has_none(said: object) -> None:
+    assert ToolCalls.model_validate(said).tool_calls[0].args == {}
+    native = [ToolCall("1", "now", "null"), ToolCall("2", "now", "")]
+    assert [it.args for it in ToolCalls.from_provider(native).tool_calls] == [{}, {}]
+
+
+@pytest.mark.parametrize("said", [{"name": "now"}, [{"name": "now"}], {"args": {}}])
+def test_what_only_has_a_name_is_no_call(said: object) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        ToolCalls.model_validate(said)
+
+
 async def test_model_without_tools_is_told_of_them_in_the_prompt() -> None:
     answer = '[[ ## calls ## ]]\n{"name": "add", "args": {"a": 1, "b": 2}}'
     lm = ScriptedLM([answer], capabilities=CANNOT)
