@@ -1,5 +1,6 @@
 """What an agent may take: iterations, tokens, seconds, money."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +24,7 @@ class Budget:
     exceed one by what a single step takes.
 
     Raises:
-        ConfigError: a limit is no number, or not positive.
+        ConfigError: a limit is no number, or not positive, or half an iteration.
     """
 
     iterations: int = 20
@@ -39,6 +40,10 @@ class Budget:
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(name, value, "must be a number")
+            if math.isnan(value):
+                raise ConfigError(name, value, "must be a number, which NaN is not")
+            if name == "iterations" and not isinstance(value, int):
+                raise ConfigError(name, value, "must be a whole number")
             if value <= 0 and not (name == "iterations" and value == 0):
                 raise ConfigError(name, value, "must be positive")
 

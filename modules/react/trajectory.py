@@ -89,7 +89,12 @@ class Trajectory:
 
     def show(self, observation: object) -> str:
         """Give an observation as the model sees it: as text, and cut if it is long."""
-        text = show_value(_ANYTHING, observation)
+        try:
+            text = show_value(_ANYTHING, observation)
+        # The edge to a tool's own values, which may be of any class and depth.
+        except Exception as error:  # noqa: BLE001
+            kind, problem = type(observation).__name__, type(error).__name__
+            text = f"(a value of type {kind} that cannot be shown: {problem})"
         if len(text) <= self.max_observation:
             return text
         left_out = len(text) - self.max_observation

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from dspex.modules import (
     ToolRegistry,
     calculator,
 )
+from dspex.modules.react.trajectory import Trajectory
 from dspex.modules.tools.errors import DuplicateToolError
 from dspex.providers import Choice, Request, Response, ToolCall, Usage
 from dspex.providers.errors import ContextLengthError, ServerError
@@ -340,3 +342,39 @@ async def test_prediction_of_an_agent_goes_to_json_and_back() -> None:
     again = Prediction.from_json(plain)
     assert again == found
     assert again.reason == "finished"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "problem"),
+    [
+        ("seconds", math.nan, "NaN is not"),
+        ("cost", math.nan, "NaN is not"),
+        ("iterations", 1.5, "whole number"),
+    ],
+)
+def test_a_limit_that_never_ends_a_run_is_refused(
+    limit: str, value: float, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Budget(**{limit: value})  # type: ignore[arg-type]
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def nested() -> object:
+    found: list[object] = []
+    for _ in range(100_000):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(Unshown(), "Unshown that cannot be shown"), (nested(), "RecursionError")],
+    ids=["no text", "too deep"],
+)
+def test_what_cannot_be_shown_is_said_to_be_so(value: object, problem: str) -> None:
+    assert problem in Trajectory(max_observation=100).show(value)
