@@ -121,11 +121,13 @@ class JSONAdapter(TextAdapter):
             return reading
 
     def _schema(self, signature: Signature) -> OutputSchema | None:
-        if signature not in self._schemas:
-            self._schemas[signature] = output_schema(
-                signature, max_string_length=self.max_string_length
-            )
-        return self._schemas[signature]
+        try:
+            # In one look: an equal signature that is the key may be gone by the next.
+            return self._schemas[signature]
+        except KeyError:
+            made = output_schema(signature, max_string_length=self.max_string_length)
+            self._schemas[signature] = made
+            return made
 
     def read(self, signature: Signature, found: Outputs) -> Reading:
         """Read the outputs from an object, such as the arguments of a tool call.
