@@ -179,6 +179,12 @@ async def soak(minutes: float, folder: Path, log: Path) -> bool:
             "after_a_minute": early,
             "at_rest_then": before.resident,
             "at_rest": after.resident,
+            **{
+                f"minute_{n + 1}": it.resident_between(
+                    began + n * 60, began + n * 60 + 60
+                )
+                for n in range(int((ended - began) / 60))
+            },
         },
     )
     good &= figure("soak_lost", lost, "runs", reach="<= 0")

@@ -38,6 +38,7 @@ from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime import Actor, Deferred, Refuse
 from dspex.runtime.log import get_logger
+from dspex.runtime.tracebacks import RecentTracebacks
 
 log = get_logger()
 
@@ -88,6 +89,7 @@ class ModuleActor(Actor):
         self._failed = 0
         self._usage = NO_USAGE
         self._history: deque[Execution] = deque(maxlen=HISTORY)
+        self._tracebacks = RecentTracebacks()
         self._drains: list[_Drain] = []
 
     async def init(self) -> None:
@@ -185,6 +187,7 @@ class ModuleActor(Actor):
     def _note_failed(self, run: "_Forward", error: Exception) -> None:
         self._failed += 1
         self._history.append(Execution(run.inputs, None, error, run.seconds))
+        self._tracebacks.keep(error)
         log.info("forward_failed", actor=self.name, error=repr(error))
         run.answer.fail(error)
 

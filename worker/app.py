@@ -234,7 +234,7 @@ class Runtime:
         if record.run is not None:
             return record.run
         assert record.error is not None
-        raise record.error
+        raise record.error.with_traceback(None)
 
     async def cancel(self, run: str) -> None:
         """Cancel a run and wait for its end; nothing happens to a finished one.

@@ -213,7 +213,7 @@ class DurableDesk:
 
 def _finished(run: Run) -> Run:
     if isinstance(run.error, RunCancelledError):
-        raise run.error
+        raise run.error.with_traceback(None)
     return run
 
 

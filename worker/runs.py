@@ -18,6 +18,7 @@ from dspex.runtime.journal import (
     RunCancelledError,
     RunNotFoundError,
 )
+from dspex.runtime.tracebacks import RecentTracebacks
 from dspex.worker.run_record import STATUSES, Follower, RunEvent, RunRecord, Status
 
 Execute: TypeAlias = Callable[[RunRecord], Awaitable[Run]]
@@ -58,6 +59,7 @@ class RunTable:
         self._records: dict[str, RunRecord] = {}
         self._keys: dict[str, str] = {}
         self._finished: deque[str] = deque()
+        self._tracebacks = RecentTracebacks()
 
     def __iter__(self) -> Iterator[RunRecord]:
         return reversed(list(self._records.values()))
@@ -186,6 +188,8 @@ class RunTable:
         for step in () if run is None else run.steps:
             for kind in ("input_tokens", "output_tokens"):
                 self.tokens[kind.removesuffix("_tokens")] += step.usage.get(kind, 0)
+        if error is not None:
+            self._tracebacks.keep(error)
         self._finished.append(record.id)
         if len(self._finished) > MAX_FINISHED:
             oldest = self._records.pop(self._finished.popleft())

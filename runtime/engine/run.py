@@ -104,7 +104,8 @@ class Run:
     def outputs(self) -> Mapping[str, Any]:  # Any: whatever the signatures say
         """The program's outputs by name; a failed run raises its error here."""
         if self.error is not None:
-            raise self.error
+            # Without those that it was raised with before, which would add up.
+            raise self.error.with_traceback(None)
         return _Outputs(self.program, self.given)
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
