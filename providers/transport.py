@@ -19,6 +19,7 @@ from dspex.providers.lease import Lease
 from dspex.providers.network import Network
 from dspex.providers.origins import CONNECT_TIMEOUT, Origin
 from dspex.providers.transport_errors import CORE_ERRORS, as_httpx, describe
+from dspex.runtime.context import before_send
 
 # What follows the connection is bounded by the deadline of the whole call.
 _TIMEOUTS: Final[dict[str, float | None]] = {"connect": CONNECT_TIMEOUT}
@@ -167,6 +168,8 @@ class Transport(httpx.AsyncBaseTransport):
             while True:
                 connection = await origin.take(outgoing)
                 try:
+                    if (check := before_send.get()) is not None:
+                        await check()
                     incoming = await connection.begin(outgoing)
                 except httpcore.ConnectionNotAvailable:
                     # It was thought to be HTTP/2 with a stream free, and is not.

@@ -42,6 +42,11 @@ def current_deadline() -> float | None:
 
 set_current_request = current_request.set
 
+before_send: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar(
+    "dspex_before_send", default=None
+)
+"""What a client awaits before each request it sends: whether it is still to be sent."""
+
 
 def _throw(
     coroutine: Coroutine[Any, Any, Any],  # Any: trio's own traps

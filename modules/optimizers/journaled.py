@@ -150,6 +150,9 @@ class _FinishedRun:
     run: str
     stored: Mapping[EffectKey, Json]
 
+    async def hold(self) -> None:
+        """Return: it is nobody else's."""
+
     async def record(self, effect: FinishedEffect) -> None:
         """Keep nothing: a metric may have changed since, and ask for more."""
 

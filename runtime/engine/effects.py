@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 import outcome
 import trio
 
+from dspex.runtime.context import before_send
 from dspex.runtime.engine.errors import (
     EffectAbandonedError,
     EffectDecodeError,
@@ -88,6 +89,10 @@ class RunJournal(Protocol):
         """The responses that an earlier attempt has kept."""
         ...
 
+    async def hold(self) -> None:
+        """Return while the run is this worker's; else wait until it is known."""
+        ...
+
     async def record(self, effect: FinishedEffect) -> None:
         """Keep an effect; returns when it is on disk."""
         ...
@@ -120,8 +125,8 @@ class EffectCounts:
 class EffectLog:
     """The finished and running effects of one run.
 
-    When an effect cannot be kept, `fault` says why, `unsaved` has it, and `scope` is
-    cancelled: what goes on without a journal could be paid twice.
+    When an effect cannot be kept or begun, `fault` says why, `unsaved` has what was
+    made, and `scope` is cancelled: what goes on without a journal could be paid twice.
     """
 
     def __init__(
@@ -201,13 +206,30 @@ class EffectLog:
                 # The step's fault, not the journal's.
                 raise
             except Exception as error:
-                if self.fault is None:
-                    self.fault = error
                 self.unsaved.append(effect)
-                if self._scope is not None:
-                    self._scope.cancel()
+                self._interrupt(error)
                 raise
         self._finished[key] = value
+
+    async def hold(self) -> None:
+        """Return while the run is this worker's: before all that is to be paid.
+
+        Raises:
+            StoreError: it is not known whose it is; the run is interrupted.
+        """
+        if self._journal is None:
+            return
+        try:
+            await self._journal.hold()
+        except Exception as error:
+            self._interrupt(error)
+            raise
+
+    def _interrupt(self, error: Exception) -> None:
+        if self.fault is None:
+            self.fault = error
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def _run(
         self,
@@ -217,10 +239,13 @@ class EffectLog:
         pending: "_Pending[T]",
     ) -> None:
         async def make() -> T:
+            await self.hold()
             value = await call()
             await self.keep(key, value, pending)
             return value
 
+        # A call waits for a place, a connection, another try: then it looks again.
+        before_send.set(self.hold)
         running.result = await outcome.acapture(make)
         if isinstance(running.result, outcome.Error):
             error = running.result.error
@@ -329,6 +354,7 @@ class Effects:
             await trio.lowlevel.checkpoint()
             return found.value
         pending = _Pending(codec, request)
+        await self._log.hold()
         value = await call()
         await self._log.keep(key, value, pending)
         return value

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dspex.runtime.engine.effects import EffectKey, FinishedEffect, Json
 from dspex.runtime.engine.json_text import to_text
+from dspex.runtime.engine.worker_lease import WorkerLease
 from dspex.runtime.journal import AddEvent, Fence, Journal, RecordEffect
 
 
@@ -17,11 +18,21 @@ class JournaledRun:
     fence: Fence
     stored: Mapping[EffectKey, Json] = field(default_factory=dict[EffectKey, Json])
     keep_requests: bool = True
+    lease: WorkerLease | None = None
 
     @property
     def run(self) -> str:
         """The run's id."""
         return self.fence.run
+
+    async def hold(self) -> None:
+        """Return while this worker has the run; else wait until it is known.
+
+        Raises:
+            StoreError: that cannot be known.
+        """
+        if self.lease is not None:
+            await self.lease.hold()
 
     async def record(self, effect: FinishedEffect) -> None:
         """Keep an effect; returns when it is on disk.

@@ -14,6 +14,7 @@ from dspex.runtime.engine.journaled import JournaledRun, read_stored
 from dspex.runtime.engine.json_text import strict_text, to_text
 from dspex.runtime.engine.run import Run, StepRecord
 from dspex.runtime.engine.run_board import RunBoard
+from dspex.runtime.engine.worker_lease import WorkerLease
 from dspex.runtime.errors import DspexError
 from dspex.runtime.journal import (
     Bodies,
@@ -83,6 +84,7 @@ class DurableRuns(Actor):
         self._execute_run = execute
         self._board = board
         self._lease_seconds = lease_seconds
+        self._lease = WorkerLease(lease_seconds)
         self._resume = resume
         self._bodies: Bodies = bodies
         self._worker = ""
@@ -118,7 +120,9 @@ class DurableRuns(Actor):
     async def _register(self) -> None:
         identity = this_process()
         self._worker = f"{identity.pid}-{self.ref.id}-{time.time_ns():x}"
+        sent = self._lease.now()
         await self._journal.register(self._worker, identity)
+        self._lease.renew(sent)
         self._board.worker = self._worker
 
     async def start(self, row: RunRow) -> None:
@@ -209,16 +213,18 @@ class DurableRuns(Actor):
                 await self._beat_once()
             except StoreError as error:
                 log.warning("beat_failed", reason=describe(error))
+                self._lease.fail(error)
                 for run in self._interrupted:
                     self._board.tell_fault(run, error)
             await trio.sleep(self._lease_seconds / BEATS_PER_LEASE)
 
     async def _beat_once(self) -> None:
-        asked = dict(self._executions)
+        asked, sent = dict(self._executions), self._lease.now()
         beat = await self._journal.beat(self._worker, list(asked))
         if not beat.is_known:
             await self._lost()
             return
+        self._lease.renew(sent)
         for run in beat.lost:
             # A claim that was committed after this beat is not what is lost.
             lost = self._executions.get(run)
@@ -349,7 +355,7 @@ class DurableRuns(Actor):
     async def _run(self, execution: Execution) -> Run:
         row, unsaved = execution.row, execution.unsaved
         fence = Fence(row.id, self._worker, row.epoch)
-        journaled = JournaledRun(self._journal, fence)
+        journaled = JournaledRun(self._journal, fence, lease=self._lease)
         for effect in unsaved or ():
             await journaled.record(effect)
         journaled.note("started", {"worker": self._worker, "epoch": row.epoch})
@@ -360,7 +366,7 @@ class DurableRuns(Actor):
             except StoreRowError as error:
                 failed = Run(row.id, row.program, (), {}, error)
                 return await self._finish(fence, failed)
-            journaled = JournaledRun(self._journal, fence, stored)
+            journaled = JournaledRun(self._journal, fence, stored, lease=self._lease)
         try:
             ended = await self._execute_run(row, journaled, execution.progress)
         except StoreRowError as error:
