@@ -17,3 +17,11 @@ def burn(seconds: float) -> dict[str, float]:
     while time.monotonic() < end:
         sum(range(1000))
     return {"burnt": seconds}
+
+
+def work(seconds: float) -> dict[str, int]:
+    """Compute for so much CPU time, whoever else has the core meanwhile."""
+    end, rounds = time.thread_time() + seconds, 0
+    while time.thread_time() < end:
+        rounds += 1
+    return {"rounds": rounds}
