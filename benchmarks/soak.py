@@ -1,11 +1,12 @@
 """A worker for minutes under load and faults: does it grow, lose or forget anything?
 
 `python -m benchmarks soak [--minutes 10]` starts `dspex worker` with a store on disk,
-measures what it can take over HTTP, and then gives it 70 % of that: native steps, an
-agent, maps, Python and dspy steps, clients that wait, poll, follow, hang up and cancel.
-Meanwhile the model answers slowly, with 429 and 500 or not at all, dspy processes are
-killed, and actors. At the first minute and at the end the load pauses for a moment, for
-what must be as before: memory, descriptors, tasks.
+for native steps, an agent, maps, Python and dspy steps. All the time the model
+answers slowly now and then, with 429 and 500 or not at all, and dspy processes and
+actors are killed. It measures what the worker can take over HTTP so, and gives it 70
+% of that, from clients that wait, poll, follow, hang up and cancel. At the first
+minute and at the end the load pauses for a moment, for what must be as before:
+memory, descriptors, tasks.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from benchmarks.worker import resident_bytes
 from dspex.testing.fake_provider import FakeProvider, open_fake_provider
 from dspex.testing.process_faults import descendants
 
-CALLERS: Final = 32
+CALLERS: Final = 64
 LOAD: Final = 0.7
 # Arrivals beyond this are counted and left out: the load is not to be the model's.
 MOST_OPEN: Final = 400
@@ -48,7 +49,7 @@ class Soak:
         self._model = model
 
     async def capacity(self, seconds: float) -> float:
-        """Give the runs a second of callers that wait, undisturbed."""
+        """Give the runs a second of callers that wait, as many as find a place."""
         done = 0
         end = trio.current_time() + seconds
 
@@ -146,16 +147,16 @@ async def soak(minutes: float, folder: Path, log: Path) -> bool:
         ) as client,
     ):
         it = Soak(pid, client, model)
-        await it.capacity(3.0)
-        capacity = await it.capacity(min(15.0, 10 * minutes))
         first = min(60.0, 30 * minutes)
-        began = trio.current_time()
         model.is_faulty = True
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(it.load, LOAD * capacity, nursery)
-            nursery.start_soon(it.watch)
             nursery.start_soon(it.torment)
             nursery.start_soon(_forget, provider)
+            await it.capacity(3.0)
+            capacity = await it.capacity(min(30.0, 20 * minutes))
+            began = trio.current_time()
+            nursery.start_soon(it.load, LOAD * capacity, nursery)
+            nursery.start_soon(it.watch)
             await trio.sleep_until(began + first)
             before = await it.pause()
             paused = trio.current_time()
