@@ -51,7 +51,7 @@ from dspex.runtime.errors import (
 )
 from dspex.runtime.log import get_logger
 from dspex.runtime.messages import Exit
-from dspex.runtime.reasons import ExitReason, describe, is_orderly
+from dspex.runtime.reasons import KILL, ExitReason, describe, is_orderly
 
 _STOP_SECONDS: Final = 5.0
 _START_ATTEMPTS: Final = 3
@@ -92,6 +92,8 @@ class DspyPool(Actor):
         self._counts = PoolStatistics()
         self._health = PoolHealth(self._settings, self._counts)
         self._stopping = False
+        self._starts: set[trio.CancelScope] = set()
+        self._start_ended = trio.Event()
 
     async def init(self) -> None:
         """Start the fork-server and the first processes, all at once.
@@ -272,15 +274,19 @@ class DspyPool(Actor):
         self._forks.set(await self.start_link(self._forks.make(), name=name))
 
     async def _start_worker(self) -> None:
-        try:
-            await self._add_worker()
-        except (StartError, CallError, trio.TooSlowError) as error:
-            await self._start_failed(error)
-        else:
-            self._failures = 0
-        finally:
-            self._workers.starting -= 1
-        self._dispatch()
+        with trio.CancelScope() as scope:
+            self._starts.add(scope)
+            try:
+                await self._add_worker()
+            except (StartError, CallError, trio.TooSlowError) as error:
+                await self._start_failed(error)
+            else:
+                self._failures = 0
+            finally:
+                self._starts.discard(scope)
+                self._start_ended.set()
+                self._workers.starting -= 1
+            self._dispatch()
 
     async def _add_worker(self) -> None:
         with trio.fail_after(self._settings.start_timeout):
@@ -290,7 +296,11 @@ class DspyPool(Actor):
         )
         name = f"{self.name}.{next(self._numbers)}"
         ref = await self.start_link(bridge, name=name)
-        pid = await ref.call(DspyBridge.pid)
+        try:
+            pid = await ref.call(DspyBridge.pid)
+        except trio.Cancelled:
+            ref.exit(KILL)  # nobody else knows it
+            raise
         worker = PoolWorker(ref, bridge, pid)
         # Its fork-server died while it was started: the kernel kills it.
         worker.is_retired = self._forks.has_lost(forks)
@@ -339,10 +349,20 @@ class DspyPool(Actor):
     async def terminate(self, reason: ExitReason) -> None:
         """End every process before the pool is gone, the fork-server last."""
         self._stopping = True
+        await self._stop_starts()
         workers = [worker.ref for worker in self._workers]
         await self.end_children(workers, [_STOP_SECONDS] * len(workers))
         if self._forks.ref is not None:
             await self.end_children([self._forks.ref], [_STOP_SECONDS])
+
+    async def _stop_starts(self) -> None:
+        """End what is being started, which would die with the fork-server."""
+        for scope in self._starts:
+            scope.cancel()
+        with trio.move_on_after(_STOP_SECONDS):
+            while self._starts:
+                self._start_ended = trio.Event()
+                await self._start_ended.wait()
 
     # Housekeeping.
 

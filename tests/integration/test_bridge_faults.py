@@ -466,6 +466,22 @@ async def test_a_crash_during_shutdown_leaves_nobody(
     await gone(server, *workers)
 
 
+async def test_a_pool_that_stops_while_it_grows_reports_no_crash(strays: None) -> None:
+    async def sleep(pool: ActorRef[DspyPool]) -> None:
+        with pytest.raises(CalleeExitedError):
+            await run(pool, "sleep", seconds=60)
+
+    settings = PoolSettings(max_size=4, spares=0)
+    with structlog.testing.capture_logs() as logs:
+        for seconds in (0.001, 0.005, 0.02):
+            async with trio.open_nursery() as nursery, open_node() as node:
+                pool = await node.start(DspyPool(settings, search_path=[HOSTED]))
+                for _ in range(4):  # three more processes are started for them
+                    nursery.start_soon(sleep, pool)
+                await trio.sleep(seconds)
+    assert [it for it in logs if it["event"] == "actor_crashed"] == []
+
+
 async def test_a_fork_server_killed_during_runs_fails_them_and_comes_back(
     pool: ActorRef[DspyPool],
 ) -> None:
