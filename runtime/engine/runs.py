@@ -1,18 +1,18 @@
 """DurableRuns: the actor that claims runs from the store, executes and ends them."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Final, cast
 
 import trio
 
 from dspex.runtime import Actor
-from dspex.runtime.engine.effects import FinishedEffect, RunJournal
+from dspex.runtime.engine.effects import FinishedEffect
 from dspex.runtime.engine.errors import NotJsonError, RunInterruptedError
+from dspex.runtime.engine.execution import ExecuteRun, Execution, Unsaved
 from dspex.runtime.engine.journaled import JournaledRun, read_stored
 from dspex.runtime.engine.json_text import strict_text, to_text
-from dspex.runtime.engine.run import Run, StepRecord
+from dspex.runtime.engine.run import Run
 from dspex.runtime.engine.run_board import RunBoard
 from dspex.runtime.engine.worker_lease import WorkerLease
 from dspex.runtime.errors import DspexError
@@ -37,26 +37,6 @@ log = get_logger()
 BEATS_PER_LEASE: Final = 4
 _CLAIM_AT_ONCE: Final = 100
 _FAREWELL_SECONDS: Final = 2.0
-
-# What an interrupted attempt made and could not keep; None at the first attempt.
-_Unsaved = tuple[FinishedEffect, ...] | None
-
-# How far the steps of a run are.
-_Progress = dict[str, StepRecord]
-
-# Executes a run, its effects kept in the journal, its steps told to the third.
-ExecuteRun = Callable[[RunRow, RunJournal, _Progress], Awaitable[Run]]
-
-
-@dataclass(slots=True)
-class Execution:
-    """A run that executes here; `next` is a later claim of it, which waits its turn."""
-
-    row: RunRow
-    unsaved: _Unsaved
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    progress: _Progress = field(default_factory=dict[str, StepRecord])
-    next: RunRow | None = None
 
 
 class DurableRuns(Actor):
@@ -284,7 +264,7 @@ class DurableRuns(Actor):
         for row in rows:
             self._start(row, None)
 
-    def _start(self, row: RunRow, unsaved: _Unsaved) -> None:
+    def _start(self, row: RunRow, unsaved: Unsaved) -> None:
         """Execute a run, when its former execution in this process has ended."""
         former = self._executions.get(row.id)
         if former is None:
