@@ -25,8 +25,8 @@ def test_the_wheel_holds_the_files_of_the_tree(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    top = {"dspex/__init__.py", "dspex/__main__.py", "dspex/py.typed"}
-    assert packed == tree | top
+    top = ("__init__.py", "__main__.py", "aio.py", "py.typed", "sync.py")
+    assert packed == tree | {f"dspex/{name}" for name in top}
 
 
 def test_the_demo_runs_from_the_wheel_away_from_the_checkout(
@@ -93,6 +93,34 @@ def test_actors_alone_load_no_http_client() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_aio_and_sync_are_modules_to_import_and_are_not_imported_unasked(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    script = """
+import sys
+import dspex
+print(sorted(name for name in sys.modules if name.startswith("dspex")))
+import dspex.sync
+from dspex.aio import AioRuntime, open_runtime
+assert dspex.sync.open_runtime is dspex.worker.sync.open_runtime
+assert dspex.aio is sys.modules["dspex.aio"] and dspex.aio.open_runtime is open_runtime
+print([name for name in ("starlette", "hypercorn", "jinja2") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["['dspex']", "[]"]
 
 
 def test_every_public_name_has_a_home() -> None:

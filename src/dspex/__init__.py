@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dspex import aio, sync
     from dspex.modules import ChainOfThought, Module, Predict, Prediction, Signature
     from dspex.providers import Anthropic, OpenAI
     from dspex.runtime import Actor, ActorRef, DspexError, open_node
     from dspex.runtime.engine import Program, Run, Step
     from dspex.supervisors import ChildSpec, DynamicSupervisor, Supervisor
-    from dspex.worker import aio, sync
     from dspex.worker.app import Runtime
     from dspex.worker.application import App
     from dspex.worker.open_runtime import open_runtime
@@ -47,24 +47,21 @@ _HOMES = {
     "dspex.runtime": ("Actor", "ActorRef", "DspexError", "open_node"),
     "dspex.runtime.engine": ("Program", "Run", "Step"),
     "dspex.supervisors": ("ChildSpec", "DynamicSupervisor", "Supervisor"),
-    "dspex.worker": ("aio", "sync"),
     "dspex.worker.app": ("Runtime",),
     "dspex.worker.open_runtime": ("open_runtime",),
     "dspex.worker.application": ("App",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("aio", "sync")
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"dspex.{name}")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'dspex' has no attribute {name!r}")
-    module = import_module(home)
-    value: object = (
-        import_module(f"{home}.{name}")
-        if home == "dspex.worker"
-        else getattr(module, name)
-    )
+    value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
 
