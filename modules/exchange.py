@@ -13,10 +13,12 @@ from dspex.modules.call import Answer, Call
 from dspex.modules.errors import AdapterParseError, Attempt
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
 from dspex.modules.replayed import Replayed
-from dspex.modules.run_lm import RunEffects, is_kept
+from dspex.modules.run_lm import RunEffects, RunLM, is_kept
 from dspex.modules.signature import Signature
+from dspex.modules.streaming import FieldHearer, choose_splitter
 from dspex.providers.lm import LM
 from dspex.providers.messages import Choice, Request, Response, Usage
+from dspex.runtime.engine import StepText
 from dspex.runtime.log import get_logger
 
 log = get_logger()
@@ -109,8 +111,18 @@ class Exchange:
         memory.finished[effect] = response
         return response
 
-    async def _complete_one(self, request: Request) -> Response:
+    async def _complete_one(
+        self, request: Request, *, is_part: bool = False
+    ) -> Response:
         effects = self.call.effects
+        if (
+            isinstance(effects, RunEffects)
+            and effects.texts is not None
+            and not is_part
+        ):
+            hearer = self._hearer(request, effects.texts)
+            if hearer is not None:
+                return await effects.complete_heard(self.lm, request, hearer)
         if effects is None or is_kept(self.lm) or isinstance(self.lm, Replayed):
             return await self.lm.complete(request)
         if isinstance(effects, RunEffects):
@@ -118,11 +130,20 @@ class Exchange:
         fingerprint = f"{self.lm.name} {request.fingerprint()}"
         return await effects.perform(fingerprint, lambda: self.lm.complete(request))
 
+    def _hearer(self, request: Request, texts: StepText) -> FieldHearer | None:
+        """Give what hears the answer's fields; None: they are not told apart."""
+        if request.n > 1 or isinstance(self.lm, Replayed):
+            return None
+        if is_kept(self.lm) and not isinstance(self.lm, RunLM):
+            return None  # it asks the step's model in its own way
+        splitter = choose_splitter(self.adapter, self.signature)
+        return None if splitter is None else FieldHearer(splitter, texts)
+
     async def _complete_all(self, requests: Sequence[Request]) -> Response:
         responses: list[Response | None] = [None] * len(requests)
 
         async def ask(index: int) -> None:
-            responses[index] = await self._complete_one(requests[index])
+            responses[index] = await self._complete_one(requests[index], is_part=True)
 
         started = trio.current_time()
         try:

@@ -2,14 +2,16 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache, partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from pydantic_core import to_jsonable_python
 
+from dspex.modules.replayed import can_stream
 from dspex.modules.run_context import RUN_PREFIX
 from dspex.providers.lm import LM, Wrapper, models_within
 from dspex.providers.messages import Message, Request, Response, Usage
 from dspex.providers.prices import response_cost
+from dspex.providers.streams import StreamingLM, TextDelta
 from dspex.runtime.engine import Codec, Effects
 
 T = TypeVar("T")
@@ -55,6 +57,18 @@ def codec_of(fingerprint: str) -> Codec[Any]:  # Any: whatever was done
     return model_call("")
 
 
+class Hearer(Protocol):
+    """Hears the text of one answer while a model writes it."""
+
+    def feed(self, text: str) -> None:
+        """Hear a piece."""
+        ...
+
+    def finish(self) -> None:
+        """Hear that this was all."""
+        ...
+
+
 class RunLM(Wrapper[LM]):
     """Passes a step's model calls through the run's effects; adds up what they took.
 
@@ -85,9 +99,29 @@ class RunLM(Wrapper[LM]):
         self, lm: LM, request: Request, *, timeout: float | None = None
     ) -> Response:
         """As `complete`, of this model or of another that the step asks."""
+        return await self._perform(
+            lm, request, partial(lm.complete, request, timeout=timeout)
+        )
+
+    async def ask_heard(self, lm: LM, request: Request, hearer: Hearer) -> Response:
+        """As `ask`; the text is heard while the model writes it, if it can be.
+
+        An answer that the run has already, or that is under way for an earlier dispatch
+        of the step, is not heard.
+        """
+        if not can_stream(lm):
+            return await self.ask(lm, request)
+        model = cast("StreamingLM", lm)
+        return await self._perform(
+            lm, request, partial(_stream, model, request, hearer)
+        )
+
+    async def _perform(
+        self, lm: LM, request: Request, call: Callable[[], Awaitable[Response]]
+    ) -> Response:
         response = await self._effects.perform(
             f"{lm.name}:{request.fingerprint()}",
-            partial(lm.complete, request, timeout=timeout),
+            call,
             codec=model_call(lm.name),
             request=request.to_json,
         )
@@ -96,6 +130,16 @@ class RunLM(Wrapper[LM]):
         known = self.cost
         self.cost = None if known is None or cost is None else known + cost
         return response
+
+
+async def _stream(lm: StreamingLM, request: Request, hearer: Hearer) -> Response:
+    async with lm.stream(request) as deltas:
+        async for delta in deltas:
+            if isinstance(delta, TextDelta):
+                hearer.feed(delta.text)
+        response = deltas.response
+    hearer.finish()
+    return response
 
 
 def is_kept(lm: LM) -> bool:
@@ -112,6 +156,7 @@ class RunEffects:
     """
 
     def __init__(self, effects: Effects, lm: RunLM) -> None:
+        self.texts = effects.texts
         self._effects = effects
         self._lm = lm
 
@@ -122,6 +167,17 @@ class RunEffects:
             ProviderError: there is no answer.
         """
         return await self._lm.ask(lm, request)
+
+    async def complete_heard(
+        self, lm: LM, request: Request, hearer: Hearer
+    ) -> Response:
+        """Ask the step's model or another, its text heard while it is written.
+
+        Raises:
+            ProviderError: there is no answer.
+        """
+        (model,) = lm.inner if isinstance(lm, RunLM) else (lm,)
+        return await self._lm.ask_heard(model, request, hearer)
 
     async def perform(self, fingerprint: str, call: Callable[[], Awaitable[T]]) -> T:
         """Make a tool call, unless this run has made it already; give its result.

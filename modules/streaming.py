@@ -1,7 +1,7 @@
 """Outputs while they are written: what each piece of an answer adds to which field."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -9,6 +9,7 @@ from dspex.modules.adapters.chat import ChatAdapter
 from dspex.modules.adapters.json import JSONAdapter
 from dspex.modules.adapters.protocol import Adapter
 from dspex.modules.signature import Signature
+from dspex.runtime.engine import StepText
 
 _MARKER: Final = re.compile(r"\[\[ ## (\w+) ## \]\][ \t]*\n?")
 _ESCAPES: Final[Mapping[str, str]] = {
@@ -47,6 +48,28 @@ def choose_splitter(adapter: Adapter, signature: Signature) -> FieldSplitter | N
     if isinstance(adapter, JSONAdapter):
         return JSONSplitter(signature)
     return None
+
+
+class FieldHearer:
+    """Tells what one answer adds to the outputs of a step, while it is written."""
+
+    def __init__(self, splitter: FieldSplitter, texts: StepText) -> None:
+        self._splitter = splitter
+        self._texts = texts
+        self._source = texts.open()
+
+    def feed(self, text: str) -> None:
+        """Hear a piece of the answer."""
+        self._tell(self._splitter.feed(text))
+
+    def finish(self) -> None:
+        """Hear that this was all."""
+        self._tell(self._splitter.finish())
+
+    def _tell(self, deltas: Sequence[FieldDelta]) -> None:
+        for delta in deltas:
+            if delta.field in self._texts.fields:
+                self._texts.add(self._source, delta.field, delta.text)
 
 
 class MarkerSplitter:

@@ -21,6 +21,7 @@ from dspex.supervisors import TreeNode
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeClosedError, WrongLoopError
+from dspex.worker.event_cursor import EventCursor
 from dspex.worker.host_pauses import HostPauses
 from dspex.worker.open_runtime import KeepText
 from dspex.worker.run_record import RunEvent
@@ -116,10 +117,13 @@ class AioRuntime:
         await self._perform(self._hosted().cancel, run)
 
     async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
-        """Give a run's events in order, from the one after `after` to its end."""
-        while batch := await self.call(next_events, run, after):
+        """Give a run's events in order, from the one after `after` to its end.
+
+        See `Runtime.events`: the text of steps comes with them.
+        """
+        cursor = await self.call(read_events, run, after)
+        while batch := await self.call(next_batch, cursor):
             for event in batch:
-                after = event.seq
                 yield event
 
     async def tree(self) -> TreeNode:
@@ -217,9 +221,14 @@ async def submit(
     return await runtime.submit(program, inputs, key=key)
 
 
-async def next_events(runtime: Runtime, run: str, after: int) -> list[RunEvent]:
+async def read_events(runtime: Runtime, run: str, after: int) -> EventCursor:
+    """Give a place in the events of a run; in the runtime's thread."""
+    return runtime.read_events(run, after=after)
+
+
+async def next_batch(_: Runtime, cursor: EventCursor) -> list[RunEvent]:
     """Give the events that are there, at least one unless the run has ended."""
-    return await runtime.next_events(run, after=after)
+    return await cursor.next()
 
 
 async def tree(runtime: Runtime) -> TreeNode:

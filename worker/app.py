@@ -256,30 +256,27 @@ class Runtime:
         """Give the events after `after`; wait for one. Empty: the run has ended.
 
         Events of a run that this process executes are numbered from 1, those that
-        come from the store by the store.
+        come from the store by the store. Text of steps is not among them.
 
         Raises:
             RunNotFoundError: there is no such run.
         """
-        cursor = self.read_events(run, after=after)
-        while (batch := await cursor.take()) is not None:
-            if batch:
-                return batch
-            await cursor.wait()
-        return []
+        cursor = EventCursor(self.table, self._desk, run, after=after, texts=False)
+        return await cursor.next()
 
     async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
         """Give a run's events in order, from the one after `after` to its end.
 
+        The text of steps with `options.stream` comes between them while it is written,
+        as events of the kind `delta`, of runs that this process executes.
+
         Raises:
             RunNotFoundError: there is no such run.
         """
         cursor = self.read_events(run, after=after)
-        while (batch := await cursor.take()) is not None:
+        while batch := await cursor.next():
             for event in batch:
                 yield event
-            if not batch:
-                await cursor.wait()
 
     def read_events(self, run: str, *, after: int = 0) -> EventCursor:
         """Give a place in the events of a run, to read on from."""

@@ -1,13 +1,19 @@
 """EventCursor: how far somebody has read the events of a run, wherever they are."""
 
+import time
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 import trio
 
 from dspex.worker.durable import POLL_SECONDS, DurableDesk
-from dspex.worker.run_record import RunEvent
+from dspex.worker.run_record import RunEvent, RunRecord
+from dspex.worker.run_texts import Piece, TextCursor
 from dspex.worker.runs import RunTable
+
+DELTA: Final = "delta"
+"""The kind of an event that has text of a step; it is not kept."""
 
 _LAST: Final = "finished"
 
@@ -17,12 +23,30 @@ class EventCursor:
 
     What is in the store has numbers of its own, so whoever reads on from the one in the
     other gets some events twice; none is left out, and the end is always told.
+
+    With `texts` what steps write comes between the events, as events of the kind
+    `delta`: each has the number of the event before it, and is told once.
     """
 
-    __slots__ = ("_desk", "_is_told", "_table", "_was_here", "after", "run")
+    __slots__ = (
+        "_desk",
+        "_is_told",
+        "_table",
+        "_texts",
+        "_was_here",
+        "_with_texts",
+        "after",
+        "run",
+    )
 
     def __init__(
-        self, table: RunTable, desk: DurableDesk | None, run: str, *, after: int
+        self,
+        table: RunTable,
+        desk: DurableDesk | None,
+        run: str,
+        *,
+        after: int,
+        texts: bool = True,
     ) -> None:
         self.run = run
         self.after = after
@@ -30,6 +54,8 @@ class EventCursor:
         self._desk = desk
         self._is_told = False
         self._was_here: bool | None = None
+        self._with_texts = texts
+        self._texts: TextCursor | None = None
 
     @property
     def is_here(self) -> bool:
@@ -50,20 +76,35 @@ class EventCursor:
             if record.last_seq < self.after:
                 self.after = 0  # a number of the store
             found: list[RunEvent] = []
+            pieces = self._pieces(record)
             if record.last_seq > self.after:
                 found = [it for it in record.events if it.seq > self.after]
-            elif record.is_finished:
+            elif record.is_finished and not pieces:
                 return None
+            if pieces:
+                self._note_read(found)
+                return _merged(found, pieces, self.run)
         else:
             found, is_over = await self._desk.look_events(self.run, after=self.after)
             if not found and is_over:
                 found = await self._end(self._desk)
                 if not found:
                     return None
+        self._note_read(found)
+        return found
+
+    def _note_read(self, found: list[RunEvent]) -> None:
         if found:
             self.after = found[-1].seq
             self._is_told = found[-1].kind == _LAST
-        return found
+
+    def _pieces(self, record: RunRecord) -> list[Piece]:
+        # A record that is finished may have let go of its texts.
+        if self._texts is None:
+            if record.texts is None or not self._with_texts:
+                return []
+            self._texts = TextCursor(record.texts)
+        return self._texts.take(after=self.after)
 
     async def _end(self, desk: DurableDesk) -> list[RunEvent]:
         """Give the end, if it has a lower number than what was read elsewhere."""
@@ -74,9 +115,29 @@ class EventCursor:
             return []
         return [replace(every[-1], seq=self.after + 1)]
 
+    async def next(self) -> list[RunEvent]:
+        """Give the next events, and wait for them; none: the run is over.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        while (batch := await self.take()) is not None:
+            if batch:
+                return batch
+            await self.wait()
+        return []
+
     async def wait(self) -> None:
         """Wait until there may be more, after `take` gave none."""
         if self.is_here:
             await self._table.get(self.run).wait_changed()
         else:
             await trio.sleep(POLL_SECONDS)
+
+
+def _merged(events: list[RunEvent], pieces: list[Piece], run: str) -> list[RunEvent]:
+    """Give both in the order in which they came about."""
+    now = time.time()
+    deltas = [RunEvent(it.after, run, DELTA, now, it.facts) for it in pieces]
+    # Text comes after the event whose number it has, and sorting leaves that order.
+    return sorted([*events, *deltas], key=attrgetter("seq"))

@@ -10,6 +10,7 @@ import trio
 from pydantic_core import to_jsonable_python
 
 from dspex.runtime.engine import Program, Run, StepRecord
+from dspex.worker.run_texts import RunTexts
 
 Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 
@@ -68,6 +69,8 @@ class RunRecord:
         default_factory=lambda: deque[RunEvent](maxlen=MAX_EVENTS)
     )
     last_seq: int = 0
+    texts: RunTexts | None = None
+    """What its steps with `options.stream` write."""
     scope: trio.CancelScope | None = None
     """Of the task that runs it, where one of this process does."""
     followers: set[Follower] = field(default_factory=set[Follower])
@@ -83,6 +86,10 @@ class RunRecord:
         """Add an event and wake who waits for one."""
         self.last_seq += 1
         self.events.append(RunEvent(self.last_seq, self.id, kind, time.time(), data))
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake who waits for an event, or for text."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -90,7 +97,7 @@ class RunRecord:
             follower.wake()
 
     async def wait_changed(self) -> None:
-        """Wait for the next event."""
+        """Wait for the next event, or for text."""
         if self._changed is None:
             self._changed = trio.Event()
         await self._changed.wait()
@@ -108,6 +115,8 @@ class RunRecord:
         """Give it its final status."""
         self.status, self.run, self.error = status, run, error
         self.finished_at = time.time()
+        if self.texts is not None and not self.texts.is_kept:
+            self.texts = None
         text = None if error is None else str(error)
         self.note("finished", status=status, error=text)
         if self._ended is not None:

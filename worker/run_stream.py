@@ -11,7 +11,7 @@ import msgspec
 import trio
 from starlette.types import Receive, Scope, Send
 
-from dspex.worker.event_cursor import EventCursor
+from dspex.worker.event_cursor import DELTA, EventCursor
 from dspex.worker.event_stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, STREAM, frame
 from dspex.worker.run_record import RunEvent
 from dspex.worker.runs import RunTable
@@ -129,4 +129,6 @@ class Streams:
 
 def _frame(event: RunEvent) -> bytes:
     data = msgspec.json.encode(event.to_json())
-    return frame(data, id=event.seq, event=event.kind)
+    # To go on from a delta would be to go on from the event before it.
+    id = None if event.kind == DELTA else event.seq
+    return frame(data, id=id, event=event.kind)

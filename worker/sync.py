@@ -18,7 +18,8 @@ from dspex.worker.aio import (
     DRAIN_SECONDS,
     MAX_CALLS,
     call_named,
-    next_events,
+    next_batch,
+    read_events,
     submit,
     tree,
 )
@@ -84,11 +85,13 @@ class SyncRuntime:
         self._perform(self._hosted().cancel, run)
 
     def events(self, run: str, *, after: int = 0) -> Generator[RunEvent]:
-        """Give a run's events in order, from the one after `after` to its end."""
-        while batch := self.call(next_events, run, after):
-            for event in batch:
-                after = event.seq
-                yield event
+        """Give a run's events in order, from the one after `after` to its end.
+
+        See `Runtime.events`: the text of steps comes with them.
+        """
+        cursor = self.call(read_events, run, after)
+        while batch := self.call(next_batch, cursor):
+            yield from batch
 
     def tree(self) -> TreeNode:
         """Give a snapshot of the supervision tree."""

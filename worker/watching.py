@@ -22,14 +22,17 @@ from dspex.runtime.engine import (
     Shape,
     Step,
     StepResult,
+    StepText,
 )
 from dspex.runtime.reasons import describe
 from dspex.worker.run_record import RunRecord
 from dspex.worker.run_spans import step_span
+from dspex.worker.run_texts import RunTexts, StepTexts
 
 T = TypeVar("T")
 
 _MAX_TEXT: Final = 4_000
+_MAX_STEPS: Final = 1_000
 
 watched_run: ContextVar[RunRecord | None] = ContextVar(
     "dspex_watched_run", default=None
@@ -42,6 +45,8 @@ class WatchedBackend:
     def __init__(self, inner: Backend, *, keep_text: bool = True) -> None:
         self.inner = inner
         self._keep_text = keep_text
+        # The outputs that are text, of each step that tells them while it writes.
+        self._outputs: dict[str, tuple[str, ...]] = {}
 
     def shape(self, step: Step) -> Shape:
         """Give what the step takes and gives; raises what the backend raises."""
@@ -69,9 +74,15 @@ class WatchedBackend:
         label = name.partition("/")[2].partition("@")[0]
         record.note("step_started", step=label, backend=step.backend)
         began = trio.current_time()
+        texts: StepTexts | None = None
+        if step.options.stream:
+            place = (label, _item_of(effects.path))
+            texts = self._texts_of(record).step(place, self._text_outputs(name, step))
         watched = cast(
             "Effects",
-            _WatchedEffects(effects, record, label, keep_text=self._keep_text),
+            _WatchedEffects(
+                effects, record, label, texts=texts, keep_text=self._keep_text
+            ),
         )
         try:
             with step_span(label, step.backend):
@@ -79,10 +90,14 @@ class WatchedBackend:
                     name, step, inputs, effects=watched, deadline=deadline
                 )
         except Exception as error:
+            if texts is not None:
+                texts.close()
             seconds = round(trio.current_time() - began, 6)
             problem = describe(error)
             record.note("step_failed", step=label, seconds=seconds, error=problem)
             raise
+        if texts is not None:
+            texts.settle(result.outputs)
         record.note(
             "step_finished",
             step=label,
@@ -90,6 +105,26 @@ class WatchedBackend:
             usage=dict(result.usage),
         )
         return result
+
+    def _texts_of(self, record: RunRecord) -> RunTexts:
+        if record.texts is None:
+            record.texts = RunTexts(record, is_kept=self._keep_text)
+        return record.texts
+
+    def _text_outputs(self, name: str, step: Step) -> tuple[str, ...]:
+        found = self._outputs.get(name)
+        if found is None:
+            if len(self._outputs) >= _MAX_STEPS:
+                self._outputs.clear()
+            outputs = self.shape(step).outputs.items()
+            found = tuple(it for it, annotation in outputs if annotation is str)
+            self._outputs[name] = found
+        return found
+
+
+def _item_of(path: str) -> int | None:
+    _, bracket, rest = path.partition("[")
+    return int(rest.partition("]")[0]) if bracket else None
 
 
 class _WatchedEffects:
@@ -99,8 +134,15 @@ class _WatchedEffects:
     """
 
     def __init__(
-        self, inner: Effects, record: RunRecord, step: str, *, keep_text: bool
+        self,
+        inner: Effects,
+        record: RunRecord,
+        step: str,
+        *,
+        texts: StepText | None,
+        keep_text: bool,
     ) -> None:
+        self.texts = texts
         self._inner = inner
         self._record = record
         self._step = step

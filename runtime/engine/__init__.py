@@ -32,6 +32,7 @@ from dspex.runtime.engine.plan import Plan
 from dspex.runtime.engine.planning import make_plan
 from dspex.runtime.engine.program import Program, ProgramOptions, Step, StepOptions
 from dspex.runtime.engine.run import Run, StepInFlight, StepRecord
+from dspex.runtime.engine.step_text import StepText
 
 __all__ = [
     "PLAIN",
@@ -65,6 +66,7 @@ __all__ = [
     "StepOutputError",
     "StepRecord",
     "StepResult",
+    "StepText",
     "StepTimeoutError",
     "TooManyDispatchesError",
     "UnknownOutputError",

@@ -24,6 +24,7 @@ from dspex.runtime.engine.errors import (
     EffectDecodeError,
     NotJsonError,
 )
+from dspex.runtime.engine.step_text import StepText
 
 T = TypeVar("T")
 
@@ -307,6 +308,9 @@ class _Running:
 
 class Effects:
     """The effects of one dispatch: the same requests in the same order again."""
+
+    texts: StepText | None = None
+    """Who hears the text of the step while it is written; None: nobody."""
 
     def __init__(self, log: EffectLog, path: str) -> None:
         self._log = log

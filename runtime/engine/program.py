@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from dspex.runtime.engine.errors import Place, ProgramError
 from dspex.runtime.engine.json_text import json_problem
@@ -39,6 +47,17 @@ class StepOptions(BaseModel):
     whose `when` does not hold."""
     concurrency: int = Field(default=8, ge=1, le=1000)
     """How many items of a `map` run at a time."""
+    stream: bool = False
+    """Tell those who follow the run the text of the step's outputs while it is
+    written."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:  # Any: JSON
+        # What programs said before there was this option has the same digest still.
+        found: dict[str, Any] = dump(self)  # Any: JSON
+        if not self.stream:
+            del found["stream"]
+        return found
 
 
 class ProgramOptions(BaseModel):

@@ -229,3 +229,17 @@ def test_hostile_text_is_refused_in_one_line(text: str, message: str) -> None:
 def test_half_a_character_is_refused_by_the_name_of_its_input() -> None:
     with pytest.raises(RunInputError, match=r"'ticket' .* lone surrogate"):
         plan(GOOD).check_inputs({"ticket": "\ud800"})
+
+
+def test_a_step_that_streams_nothing_says_what_it_said_before_it_could() -> None:
+    step = Step(module="Predict", signature="q -> answer")
+    plain = Program(name="p", steps={"a": step})
+    # A store has programs, and idempotency keys that hold for them.
+    assert plain.digest.startswith("0d0a966596e68aef")
+    streamed = plain.model_dump(mode="json")
+    assert "stream" not in streamed["steps"]["a"]["options"]
+    streamed["steps"]["a"]["options"]["stream"] = True
+    found = Program.model_validate(streamed)
+    assert found.steps["a"].options.stream
+    assert found.digest != plain.digest
+    assert found.model_dump(mode="json") == streamed
