@@ -191,7 +191,8 @@ class Runtime:
 
         A `key` that was used before gives the id of the run it was used for, and
         nothing runs anew. With a store the run is on disk when this returns: it is
-        finished by this process, or by the next that opens the store.
+        finished by this process, or by the next that opens the store. A run of that key
+        whose process is dead is taken up by this one.
 
         Raises:
             ProgramError, RunInputError: as `run_inputs`.
@@ -216,7 +217,9 @@ class Runtime:
     async def result(self, run: str, *, timeout: float = math.inf) -> Run:
         """Wait for a run's end and give it; a failed one is given too.
 
-        With a store it may be any run there, whichever process executes it.
+        With a store it may be any run there, whichever process executes it. That of a
+        process that died waits for one that resumes (`dspex runs resume`, or `submit`
+        with its key); only `timeout` bounds this.
 
         Raises:
             RunNotFoundError: there is no such run, or it is long finished.

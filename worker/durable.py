@@ -106,6 +106,8 @@ class DurableDesk:
             same = to_text(row.inputs) == write.inputs
             if (row.program, row.version) != (program.name, version) or not same:
                 raise KeyReusedError(key or "", run)
+            if not row.is_finished and not self._board.has(run):
+                self._board.wanted.add([run])
             return run
         try:
             await self._start(write, owner)

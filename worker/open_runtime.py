@@ -114,9 +114,9 @@ async def open_runtime(
 
     With a `store`, a SQLite file or `postgresql://...`, runs are accepted when they
     are on disk, finished model calls are kept there, and at most `max_running` runs
-    run at a time. Unless `resume` is False the runtime executes whatever the store
-    has pending, and takes over from workers that have shown no life for
-    `lease_seconds`.
+    run at a time. The runtime executes whatever the store has pending, and takes over
+    from workers that have shown no life for `lease_seconds`; with `resume` False only
+    runs that it was asked for by `submit`, those with a used key included.
 
     Without one, `max_runs` bounds the accepted runs that are unfinished. `keep_text`
     False keeps prompts and completions out of the events of runs, and out of the

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from dspex.runtime.engine.run import Run
+from dspex.runtime.engine.wanted_runs import WantedRuns
 
 # Hears of the end of each run; None: this process has it no more.
 OnEnd = Callable[[str, Run | None], None]
@@ -36,6 +37,7 @@ class RunBoard:
         """Set when nothing runs any more, after `is_draining` was."""
         self.own: deque[str] = deque()
         """Accepted here, pending: not yet claimed."""
+        self.wanted = WantedRuns()
         self._waiters: dict[str, RunWaiter] = {}
 
     def reserve(self, run: str) -> str | None:

@@ -44,7 +44,7 @@ class DurableRuns(Actor):
 
     It shows that it lives with a beat every quarter of `lease_seconds`. With `resume`
     it claims whatever is pending in the store and buries dead workers, so that their
-    runs are pending again; else it claims only what this process has accepted. A run
+    runs are pending again; else it claims only what this process was asked for. A run
     that a fault of the store interrupted is executed again after the next good beat.
     """
 
@@ -89,6 +89,8 @@ class DurableRuns(Actor):
             try:
                 await self._register()
                 if before is not None:
+                    left = await self._journal.beat(before, [])
+                    self._board.wanted.add(left.unasked)
                     await self._journal.bury([before])
                 break
             except StoreError as error:
@@ -131,6 +133,7 @@ class DurableRuns(Actor):
         """Give the unfinished runs back, so that others can go on at once."""
         self._board.worker = None
         self._resume = False
+        self._board.wanted.add(self._executions, self._interrupted, self._board.own)
         self._board.own.clear()
         for run in self._executions:
             self._stop_run(run)
@@ -214,9 +217,14 @@ class DurableRuns(Actor):
         for row, unsaved in again.values():
             self._start(row, unsaved)
         await self._release_strays(beat.unasked)
-        if not self._resume:
-            return
         dead = self._watch.dead(beat.others)
+        if not self._resume:
+            found = await self._board.wanted.take_up(self._journal, dead)
+            self._board.own.extend(set(found) - set(self._board.own))
+            if found:
+                self._look_for_runs()
+            return
+        self._board.wanted.clear()
         if dead:
             back = await self._journal.bury(dead)
             log.warning("workers_buried", workers=dead, runs=back)
@@ -243,6 +251,7 @@ class DurableRuns(Actor):
     async def _lost(self) -> None:
         """Others took this worker for dead: its runs are theirs now."""
         log.warning("lease_lost", worker=self._worker, runs=len(self._executions))
+        self._board.wanted.add(self._executions, self._interrupted)
         for run in self._executions:
             self._stop_run(run)
         for run in list(self._interrupted):

@@ -1,7 +1,7 @@
 """Journal: programs, runs and effects in the store, for tasks under trio."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -188,6 +188,10 @@ class Journal:
             AmbiguousRunError: there are several.
         """
         return await self._read(_reads().find_run, beginning)
+
+    async def owners(self, runs: Collection[str]) -> dict[str, str | None]:
+        """Give who has each of these runs that is unfinished; None: it is pending."""
+        return await self._read(_reads().read_owners, tuple(runs))
 
     async def runs(
         self,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, select
 
@@ -14,12 +14,16 @@ from dspex.runtime.journal.errors import (
     VersionNotFoundError,
 )
 from dspex.runtime.journal.records import (
+    UNFINISHED,
     EffectRow,
     Event,
     Json,
     ProgramVersion,
     RunRow,
 )
+
+# A statement takes so many parameters and no more.
+_ASK_AT_ONCE: Final = 1_000
 
 
 def program_version(row: RowMapping) -> ProgramVersion:
@@ -130,6 +134,16 @@ def read_run(connection: Connection, run: str) -> RunRow:
     if row is None:
         raise RunNotFoundError(run)
     return run_row(row)
+
+
+def read_owners(connection: Connection, runs: Sequence[str]) -> dict[str, str | None]:
+    """Give who has each of these runs that is unfinished; None: it is pending."""
+    run, found = schema.run.c, dict[str, str | None]()
+    for start in range(0, len(runs), _ASK_AT_ONCE):
+        asked = run.id.in_(runs[start : start + _ASK_AT_ONCE])
+        query = select(run.id, run.owner).where(asked, run.state.in_(UNFINISHED))
+        found.update((row.id, row.owner) for row in connection.execute(query))
+    return found
 
 
 def find_run(connection: Connection, beginning: str) -> str:
