@@ -168,13 +168,15 @@ def _use_wal(connection: Any) -> None:  # Any: as above
 def faults(engine: Engine) -> Generator[None]:
     """Turn the database's own errors into StoreError."""
     driver: type[Exception] = engine.dialect.loaded_dbapi.Error
+    began = time.monotonic()
     try:
         yield
     except (SQLAlchemyError, driver) as error:
-        raise _translate(engine.url, error) from error
+        seconds = time.monotonic() - began
+        raise _translate(engine.url, error, seconds=seconds) from error
 
 
-def _translate(url: URL, error: Exception) -> StoreError:
+def _translate(url: URL, error: Exception, *, seconds: float) -> StoreError:
     cause = getattr(error, "orig", None) or error
     code = str(
         getattr(cause, "sqlite_errorname", None)
@@ -191,4 +193,6 @@ def _translate(url: URL, error: Exception) -> StoreError:
     if not code and type(cause).__name__ in {"OperationalError", "ConnectionTimeout"}:
         kind = StoreOpenError
     problem = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+    if kind is StoreLockedError:
+        problem = f"{problem}: another process held it for {seconds:.1f} s"
     return kind(url.render_as_string(), problem)

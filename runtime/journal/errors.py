@@ -10,7 +10,7 @@ DspexError
 │   │   └── StoreRowError    one row of it is damaged; the others are not
 │   ├── StoreMovedError      its file was deleted or replaced while it was open
 │   ├── StoreVersionError    a newer dspex made it
-│   └── StoreBusyError       too many writes wait already
+│   └── StoreBusyError       a write waited for too long, for nobody's lock
 ├── LeaseLostError           another worker has this run now
 ├── RunCancelledError        the run was cancelled
 ├── RunNotFoundError         no run has that id
@@ -18,7 +18,11 @@ DspexError
 └── VersionNotFoundError     the store has no such program or version
 """
 
+from typing import Final
+
 from dspex.runtime.errors import DspexError
+
+_SQLITE: Final = "sqlite:///"
 
 
 class StoreError(DspexError):
@@ -47,7 +51,14 @@ class StoreFullError(StoreError):
 class StoreLockedError(StoreError):
     """Another process holds the store for longer than a write may wait."""
 
-    advice = "find the process that holds it (fuser FILE) and end its transaction"
+    advice = "find the process that holds it (pg_locks) and end its transaction"
+
+    def __init__(self, store: str, problem: str) -> None:
+        if store.startswith(_SQLITE):
+            self.advice = self.advice.replace(
+                "pg_locks", f"fuser {store.removeprefix(_SQLITE)}"
+            )
+        super().__init__(store, problem)
 
 
 class StoreReadOnlyError(StoreError):

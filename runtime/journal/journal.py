@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 import msgspec
 import trio
 
-from dspex.runtime.journal.errors import StoreBusyError
+from dspex.runtime.journal.errors import StoreBusyError, StoreLockedError
 from dspex.runtime.journal.records import (
     Beat,
     EffectRow,
@@ -119,9 +119,12 @@ class Journal:
             except WriterGoneError:
                 continue
             except WriteTimeoutError as error:
-                raise StoreBusyError(
-                    self.name, f"no answer to a write within {WRITE_SECONDS:g} s"
-                ) from error
+                problem = f"no answer to a write within {WRITE_SECONDS:g} s"
+                if self._queue.lock:
+                    # The commit before it gave up; this one waited behind it.
+                    problem = f"{problem}: {self._queue.lock}"
+                    raise StoreLockedError(self.name, problem) from error
+                raise StoreBusyError(self.name, problem) from error
 
     async def _read(self, query: Callable[..., T], *args: object, **kw: object) -> T:
         def ask(connection: object) -> T:

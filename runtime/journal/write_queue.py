@@ -82,6 +82,8 @@ class WriteQueue:
     """
 
     def __init__(self) -> None:
+        self.lock = ""
+        """Why the last commit was not made, if somebody else's lock kept it."""
         self._waiting: deque[PendingWrite] = deque()
         self._taken: list[PendingWrite] = []
         self._reader: Task | None = None

@@ -6,7 +6,7 @@ from typing import Protocol
 import trio
 
 from dspex.runtime import Actor
-from dspex.runtime.journal.errors import StoreError
+from dspex.runtime.journal.errors import StoreError, StoreLockedError
 from dspex.runtime.journal.write_queue import PendingWrite, WriteQueue
 from dspex.runtime.journal.writes import Write
 from dspex.runtime.threads import run_in_thread
@@ -55,9 +55,12 @@ class JournalWriter(Actor):
                 limiter=self._limiter,
             )
         except StoreError as error:
+            is_locked = isinstance(error, StoreLockedError)
+            self._queue.lock = error.problem if is_locked else ""
             for pending in batch:
                 pending.fail(error)
             return
+        self._queue.lock = ""
         for answer, pending in zip(answers, batch, strict=True):
             if isinstance(answer, Exception):
                 pending.fail(answer)

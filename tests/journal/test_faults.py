@@ -1,5 +1,6 @@
 """Faults of the store: each ends in an error that says what to do; nothing is lost."""
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from dspex.runtime.journal import (
     StoreVersionError,
     connect,
 )
+from dspex.runtime.journal import journal as journals
 from dspex.runtime.journal.liveness import Watch, is_gone, this_process
 from dspex.runtime.journal.records import WorkerIdentity, WorkerRow
 from dspex.runtime.journal.store import Store
@@ -68,12 +70,43 @@ async def test_a_locked_store_is_waited_for_and_then_refused(
         await journal.accept(run_of("r"))
         with closing(sqlite3.connect(path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreLockedError, match="locked; find the process"):
+            with pytest.raises(StoreLockedError) as caught:
                 await journal.write(effect_of(FENCE))
+            assert re.fullmatch(
+                rf"store sqlite:///{path}: database is locked: another process held it "
+                rf"for \d\.\d s; find the process that holds it \(fuser {path}\) and "
+                "end its transaction",
+                str(caught.value),
+            )
             # Readers do not wait for writers.
             assert (await journal.run("r")).state == "running"
             other.execute("ROLLBACK")
         await journal.write(effect_of(FENCE))
+
+
+async def test_a_write_behind_one_that_waits_for_a_lock_tells_of_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.4)
+    monkeypatch.setattr(journals, "WRITE_SECONDS", 0.6)
+    told: list[BaseException] = []
+
+    async def write(occurrence: int) -> None:
+        with pytest.raises(StoreError) as caught:
+            await journal.write(effect_of(FENCE, occurrence))
+        told.append(caught.value)
+
+    async with opened(path) as (journal, _):
+        await journal.accept(run_of("r"))
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, 1)
+                await trio.sleep(0.1)  # a commit is under way: this write is not in it
+                nursery.start_soon(write, 2)
+            other.execute("ROLLBACK")
+    assert [type(error) for error in told] == [StoreLockedError] * 2
+    assert "no answer to a write within 0.6 s: database is locked" in str(told[1])
 
 
 async def test_a_store_that_may_not_be_written_says_so(path: Path) -> None:
