@@ -130,9 +130,7 @@ class Guard:
             if stream is not None:
                 # From here: the frames below would stay as long as the stream.
                 await stream.send(receive, send)
-        # Busy: hypercorn closes the connection of a client that sent what it may not
-        # (another request after `connection: close`) beside the answer's last write.
-        except (ClientDisconnect, trio.BusyResourceError):
+        except ClientDisconnect:
             log.debug("client_left", method=scope["method"], path=scope["path"])
         except Exception:
             # Answered already, without a traceback; the log has it whole.

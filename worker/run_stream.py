@@ -12,7 +12,13 @@ import trio
 from starlette.types import Receive, Scope, Send
 
 from dspex.worker.event_cursor import DELTA, EventCursor
-from dspex.worker.event_stream import KEEP_ALIVE, KEEP_ALIVE_SECONDS, STREAM, frame
+from dspex.worker.event_stream import (
+    KEEP_ALIVE,
+    KEEP_ALIVE_SECONDS,
+    NOTHING_YET,
+    STREAM,
+    frame,
+)
 from dspex.worker.run_record import RunEvent
 from dspex.worker.runs import RunTable
 
@@ -55,6 +61,7 @@ class RunStream:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": _HEADERS}
             )
+            await send(NOTHING_YET)
             while not self._is_ended and (chunk := await self._next()) is not None:
                 if chunk:
                     body = {"type": "http.response.body", "more_body": True}
