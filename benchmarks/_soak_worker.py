@@ -15,6 +15,7 @@ from typing import Final
 import httpx
 import trio
 
+from benchmarks._soak_clients import FINAL
 from benchmarks.worker import resident_bytes
 from dspex.testing.process_faults import descendants
 
@@ -36,8 +37,7 @@ class State:
 
 async def read_state(pid: int, client: httpx.AsyncClient) -> State:
     """Look at a worker at rest."""
-    lines = (await client.get("/metrics")).text.splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
+    values = await _metrics(client)
     status = Path(f"/proc/{pid}/status").read_text()
     kinds = descriptors(pid)
     return State(
@@ -48,6 +48,17 @@ async def read_state(pid: int, client: httpx.AsyncClient) -> State:
         below=len(descendants(pid)),
         kinds=kinds,
     )
+
+
+async def read_finished(client: httpx.AsyncClient) -> int:
+    """Give how many runs have ended, well or not."""
+    values = await _metrics(client)
+    return sum(int(float(values[f'dspex_runs{{status="{it}"}}'])) for it in FINAL)
+
+
+async def _metrics(client: httpx.AsyncClient) -> dict[str, str]:
+    lines = (await client.get("/metrics")).text.splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
 
 
 def descriptors(pid: int) -> Counter[str]:

@@ -25,7 +25,7 @@ import trio
 
 from benchmarks._figure import figure
 from benchmarks._soak_clients import MANNERS, Clients, Model
-from benchmarks._soak_worker import State, open_worker, read_state
+from benchmarks._soak_worker import State, open_worker, read_finished, read_state
 from benchmarks.worker import resident_bytes
 from dspex.testing.fake_provider import FakeProvider, open_fake_provider
 from dspex.testing.process_faults import descendants
@@ -49,20 +49,24 @@ class Soak:
         self._model = model
 
     async def capacity(self, seconds: float) -> float:
-        """Give the runs a second of callers that wait, as many as find a place."""
-        done = 0
+        """Give the runs a second that it ends while more clients come than it serves.
+
+        Of the same manners as the load: one that waits costs it a request, one that
+        follows two and a stream.
+        """
         end = trio.current_time() + seconds
 
         async def call() -> None:
-            nonlocal done
             while trio.current_time() < end:
-                await self.clients.one("wait")
-                done += 1
+                await self.clients.one(random.choice(MANNERS))
 
+        before = await read_finished(self._client)
         async with trio.open_nursery() as nursery:
             for _ in range(CALLERS):
                 nursery.start_soon(call)
-        return done / seconds
+            await trio.sleep_until(end)
+            after = await read_finished(self._client)
+        return (after - before) / seconds
 
     async def load(self, rate: float, nursery: trio.Nursery) -> None:
         """Let clients come at random, so many a second, until cancelled."""
