@@ -93,7 +93,14 @@ class DurableDesk:
         run = (uuid.uuid4() if key is None else uuid.uuid5(_KEYS, key)).hex
         owner = self._board.reserve(run)
         write = AcceptRun(
-            run, program.name, version, to_text(dict(inputs)), "{}", time.time(), owner
+            run,
+            program.name,
+            version,
+            to_text(dict(inputs)),
+            "{}",
+            time.time(),
+            owner,
+            is_worker=True,
         )
         try:
             is_new = await self.journal.accept(write)
@@ -119,6 +126,10 @@ class DurableDesk:
 
     async def _start(self, write: AcceptRun, owner: str | None) -> None:
         ref: ActorRef[DurableRuns] | None = self._registry.whereis(RUNS)
+        if owner != self._board.worker:
+            # The actor died meanwhile, and what it was is being buried.
+            self._board.give_back(write.id, owner)
+            owner = None
         if owner is None:
             self._board.own.append(write.id)
         if ref is None:

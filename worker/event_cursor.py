@@ -86,6 +86,8 @@ class EventCursor:
                 return _merged(found, pieces, self.run)
         else:
             found, is_over = await self._desk.look_events(self.run, after=self.after)
+            if not found and self.is_here:
+                return await self.take()  # it has come here meanwhile
             if not found and is_over:
                 found = await self._end(self._desk)
                 if not found:

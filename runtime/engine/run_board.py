@@ -33,6 +33,8 @@ class RunBoard:
         self.is_draining = False
         self.reserved: set[str] = set()
         self.active: set[str] = set()
+        self.untold: set[str] = set()
+        """Reserved or begun here, whose end was not told yet."""
         self.idle = trio.Event()
         """Set when nothing runs any more, after `is_draining` was."""
         self.own: deque[str] = deque()
@@ -46,12 +48,19 @@ class RunBoard:
         if not self.free or self.own or self.worker is None or self.has(run):
             return None
         self.reserved.add(run)
+        self.untold.add(run)
         return self.worker
+
+    def begin(self, run: str) -> None:
+        """Take note that a run executes here."""
+        self.active.add(run)
+        self.untold.add(run)
 
     def give_back(self, run: str, owner: str | None) -> None:
         """Take a `reserve` back that gave this owner."""
         if owner is not None:
             self.reserved.discard(run)
+            self.untold.discard(run)
 
     @property
     def free(self) -> int:
@@ -85,6 +94,7 @@ class RunBoard:
 
     def tell(self, run: str, ended: Run | None) -> None:
         """Wake who waits; None: it is not this process's any more, ask the store."""
+        self.untold.discard(run)
         self._on_end(run, ended)
         waiter = self._waiters.pop(run, None)
         if waiter is not None:

@@ -71,6 +71,8 @@ class DurableRuns(Actor):
         self._executions: dict[str, Execution] = {}
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
         self._watch = Watch(lease_seconds)
+        # What the last incarnation had begun, until it is known whose it is now.
+        self._inherited = set(board.untold)
         self._wake = trio.Event()
         # Whether others' runs may wait in the store: then a place that is free is used.
         self._may_find = True
@@ -217,6 +219,7 @@ class DurableRuns(Actor):
         for row, unsaved in again.values():
             self._start(row, unsaved)
         await self._release_strays(beat.unasked)
+        await self._settle_inherited()
         dead = self._watch.dead(beat.others)
         if not self._resume:
             found = await self._board.wanted.take_up(self._journal, dead)
@@ -248,6 +251,22 @@ class DurableRuns(Actor):
         if self._board.own:
             self._look_for_runs()
 
+    async def _settle_inherited(self) -> None:
+        """Tell of runs that the last incarnation had and that are not this one's.
+
+        It may have died between the end of a run in the store and the telling; and
+        what it gave back may be another worker's by now, or cancelled.
+        """
+        if not self._inherited:
+            return
+        owners = await self._journal.owners(self._inherited)
+        self._inherited &= self._board.untold - self._executions.keys()
+        for run in list(self._inherited):
+            # Pending, or on the way here from the claim: at the next beat again.
+            if owners.get(run, "") not in (None, self._worker):
+                self._inherited.discard(run)
+                self._board.tell(run, None)
+
     async def _lost(self) -> None:
         """Others took this worker for dead: its runs are theirs now."""
         log.warning("lease_lost", worker=self._worker, runs=len(self._executions))
@@ -277,7 +296,7 @@ class DurableRuns(Actor):
         """Execute a run, when its former execution in this process has ended."""
         former = self._executions.get(row.id)
         if former is None:
-            self._board.active.add(row.id)
+            self._board.begin(row.id)
             execution = self._executions[row.id] = Execution(row, unsaved)
             self.spawn(self._execute, execution)
         elif row.epoch > max(it.epoch for it in (former.row, former.next) if it):

@@ -31,14 +31,18 @@ def accept_runs(
     sql = statements(connection)
     ids = sql.ids([write.id for write in writes])
     known = {row[0]: row[1:] for row in query(connection, sql.acceptances, ids)}
+    workers = _known_workers(connection, writes)
     answers: list[Answer] = []
     rows: list[tuple[object, ...]] = []
     events: list[tuple[object, ...]] = []
     for write in writes:
         owner, at = write.owner, write.accepted_at
         if write.id in known:
-            answers.append(known[write.id] == (owner, at))
+            its_owner, its_at = known[write.id]
+            answers.append(its_at == at and its_owner in (owner, None))
             continue
+        if write.is_worker and owner not in workers:
+            owner = None
         known[write.id] = (owner, at)
         answers.append(True)
         rows.append(
@@ -61,6 +65,12 @@ def accept_runs(
         execute(connection, sql.insert_run, rows)
         execute(connection, sql.insert_event, events)
     return answers
+
+
+def _known_workers(connection: Connection, writes: Sequence[AcceptRun]) -> set[str]:
+    sql = statements(connection)
+    owners = {it.owner for it in writes if it.owner is not None and it.is_worker}
+    return {it for it in owners if query(connection, sql.lock_worker, [it])}
 
 
 def finish_runs(

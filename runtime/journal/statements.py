@@ -87,6 +87,7 @@ class Statements:
         self.insert_event = self._insert(schema.event, ("run", "at", "kind", "body"))
         self.finish_run = self._text(_finish_run(), (*_FINISHED, "run_id"))
         self.lock_runs = self._text(_lock_runs(is_sqlite=is_sqlite), ("ids",))
+        self.lock_worker = self._text(_lock_worker(is_sqlite=is_sqlite), ("id",))
         self.acceptances = self._text(_acceptances(is_sqlite=is_sqlite), ("ids",))
 
     def ids(self, ids: Sequence[str]) -> tuple[object]:
@@ -170,6 +171,12 @@ def _lock_runs(*, is_sqlite: bool) -> ClauseElement:
     # Sorted, so that two workers lock in one order.
     locked = select(*found).where(_in(is_sqlite=is_sqlite))
     return locked.order_by(columns.id).with_for_update()
+
+
+def _lock_worker(*, is_sqlite: bool) -> ClauseElement:
+    id_ = schema.worker.c.id
+    found = select(id_).where(id_ == bindparam("id"))
+    return found if is_sqlite else found.with_for_update()
 
 
 def _acceptances(*, is_sqlite: bool) -> ClauseElement:

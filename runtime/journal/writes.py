@@ -33,8 +33,9 @@ class SaveProgram(msgspec.Struct, frozen=True):
 class AcceptRun(msgspec.Struct, frozen=True):
     """Keep a run; with an owner it is running from the start.
 
-    Gives False if the id is there already, unless this very write, asked for again,
-    has put it there: by its owner, at its time.
+    With `is_worker` the owner is to be a worker that is known: a run of one that was
+    buried would be looked after by nobody, and is kept as pending. Gives False if the
+    id is there already, unless this very write, asked for again, has put it there.
     """
 
     id: str
@@ -44,6 +45,7 @@ class AcceptRun(msgspec.Struct, frozen=True):
     options: str
     accepted_at: float
     owner: str | None = None
+    is_worker: bool = False
 
 
 class ClaimRuns(msgspec.Struct, frozen=True):

@@ -185,9 +185,12 @@ async def test_a_kill_in_the_middle_repeats_no_journaled_call(
     assert "█" in shown.out
 
 
-async def test_killed_actors_of_the_journal_cost_no_second_call(store: Path) -> None:
+@pytest.mark.parametrize("resume", [True, False])
+async def test_killed_actors_of_the_journal_cost_no_second_call(
+    store: Path, resume: bool
+) -> None:
     lm = answers(delay=0.02)
-    async with open_runtime(lm, store=store, lease_seconds=0.4) as rt:
+    async with open_runtime(lm, store=store, lease_seconds=0.4, resume=resume) as rt:
         runs = [await rt.submit(CHAIN, {"ticket": f"t{n}"}) for n in range(20)]
         for name in (RUNS, WRITER, RUNS, WRITER):
             await trio.sleep(0.03)
@@ -286,6 +289,29 @@ async def test_without_a_store_there_is_nothing_to_drain() -> None:
     async with open_runtime(answers()) as rt:
         with pytest.raises(NoStoreError, match="drain needs a store"):
             await rt.drain(timeout=1)
+
+
+async def test_a_run_that_ended_when_its_actor_was_dead_is_told_to_who_follows(
+    store: Path,
+) -> None:
+    kinds: list[str] = []
+
+    async def follow(run: str) -> None:
+        async for event in rt.events(run):
+            kinds.append(event.kind)  # noqa: PERF401 - read before the last comes
+
+    async with (
+        open_runtime(answers(delay=60), store=store, lease_seconds=1) as rt,
+        trio.open_nursery() as nursery,
+    ):
+        run = await rt.submit(CHAIN, {"ticket": "x"})
+        nursery.start_soon(follow, run)
+        assert await eventually(lambda: "step_started" in kinds, seconds=5)
+        # Another process cancels it, and this one's actor dies before it learns of it.
+        await rt.journal.cancel(run)
+        (await rt.node.registry.wait_for(RUNS)).exit("kill")
+        assert await eventually(lambda: "finished" in kinds, seconds=5)
+        assert not rt.table.unfinished
 
 
 async def test_the_actors_of_runs_are_restarted_under_the_root(store: Path) -> None:

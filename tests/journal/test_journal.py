@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from msgspec import structs
@@ -64,6 +65,21 @@ async def test_writes_of_many_callers_share_commits(path: Path) -> None:
         assert sum(batches) == 100
         assert len(batches) <= 5
         assert len(await journal.effects("r")) == 100
+
+
+async def test_a_run_accepted_for_a_worker_that_was_buried_is_pending(
+    path: Path,
+) -> None:
+    async with opened(path) as (journal, _):
+        await journal.register("w", ME)
+        late = [msgspec.structs.replace(run_of(it), is_worker=True) for it in "rs"]
+        assert await journal.accept(late[0])
+        await journal.bury(["w"])
+        assert await journal.accept(late[1])
+        # Asked for again by a writer that died: it is the same write.
+        assert await journal.accept(late[1])
+        await journal.register("w2", ME)
+        assert [it.id for it in await journal.claim("w2", limit=5)] == ["r", "s"]
 
 
 async def test_a_killed_writer_loses_no_acknowledged_write(path: Path) -> None:

@@ -1,10 +1,15 @@
 """Reading a run's events on, wherever they are."""
 
 from pathlib import Path
+from typing import Any, cast
 
 from dspex import Program, Step
 from dspex.testing import ScriptedLM
+from dspex.worker.durable import DurableDesk
+from dspex.worker.event_cursor import EventCursor
 from dspex.worker.open_runtime import open_runtime
+from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import RunTable
 
 
 async def test_a_run_followed_while_it_waits_for_a_place_is_told_to_its_end(
@@ -20,3 +25,21 @@ async def test_a_run_followed_while_it_waits_for_a_place_is_told_to_its_end(
         assert kinds[0] == "accepted"
         assert "step_finished" in kinds
         assert kinds[-1] == "finished"
+
+
+async def test_a_run_that_begins_here_during_a_look_into_the_store_is_read_here() -> (
+    None
+):
+    step = Step(module="Predict", signature="ticket -> category")
+    table = RunTable()
+
+    class Desk:
+        async def look_events(self, run: str, **_: Any) -> tuple[list[RunEvent], bool]:
+            program = Program(name="triage", steps={"classify": step})
+            table.adopt(run, program, {}, accepted_at=0.0)
+            return [], False
+
+    cursor = EventCursor(table, cast("DurableDesk", Desk()), "r", after=1)
+    found = await cursor.take()
+    assert found is not None
+    assert [event.kind for event in found] == ["accepted", "started"]
