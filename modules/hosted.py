@@ -1,11 +1,13 @@
 """HostedBackend: steps that run in the process that hosts the real dspy."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
 from dspex.modules.errors import UnknownModuleError
+from dspex.modules.hosted_texts import HostedTexts, StreamedCalls
 from dspex.modules.hosted_values import fields_for_dspy
 from dspex.modules.native import shape_of, signature_of
 from dspex.modules.run_lm import RunLM
@@ -13,7 +15,13 @@ from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
 from dspex.runtime import ActorRef, CalleeExitedError, NoProcessError
-from dspex.runtime.bridge import DspyCall, DspyPool, RemoteError
+from dspex.runtime.bridge import (
+    DspyCall,
+    DspyPool,
+    ModelHandler,
+    ProgressHandler,
+    RemoteError,
+)
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
 from dspex.runtime.registry import Registry
 
@@ -152,13 +160,21 @@ class HostedBackend:
 
         patience = _left(deadline) + _MARGIN_SECONDS
         call = call_of(step, inputs, lm=lm, timeout=patience)
+        model: ModelHandler = complete
+        hear: ProgressHandler | None = None
+        if effects.texts is not None:
+            call = replace(call, stream=effects.texts.fields)
+            texts = HostedTexts(effects.texts, is_json=call.adapter == "json")
+            model, hear = StreamedCalls(lm), texts.hear
         ref: ActorRef[DspyPool] = await self._registry.wait_for(
             BRIDGE_NAME, _left(deadline)
         )
         result = await ref.call(
             DspyPool.run,
             call,
-            complete,
+            model,
+            None,
+            hear,
             timeout=_left(deadline) + _MARGIN_SECONDS,
         )
         return StepResult(result.outputs, lm.usage.to_json(), lm.cost)

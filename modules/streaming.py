@@ -1,7 +1,7 @@
 """Outputs while they are written: what each piece of an answer adds to which field."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -46,7 +46,7 @@ def choose_splitter(adapter: Adapter, signature: Signature) -> FieldSplitter | N
     if isinstance(adapter, ChatAdapter):
         return MarkerSplitter(signature)
     if isinstance(adapter, JSONAdapter):
-        return JSONSplitter(signature)
+        return JSONSplitter(signature.output_fields)
     return None
 
 
@@ -111,10 +111,10 @@ class MarkerSplitter:
 
 
 class JSONSplitter:
-    """Gives the text of the top-level strings of one JSON object."""
+    """Gives the text of the top-level strings of one JSON object, of these names."""
 
-    def __init__(self, signature: Signature) -> None:
-        self._fields = signature.output_fields
+    def __init__(self, fields: Container[str]) -> None:
+        self._fields = fields
         self._depth = 0
         self._in_string = False
         self._is_value = False

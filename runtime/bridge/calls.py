@@ -56,7 +56,8 @@ class DspyCall:
     `HostedTool` among the inputs, come to the tool handler. `trace` asks for the
     predictors' inputs and outputs in the result.
     `stream` names output fields whose text is told to the progress handler as it
-    comes, as `{"event": "delta", "predictor", "field", "text", "is_last"}`.
+    comes, as `{"event": "delta", "predictor", "field", "text", "is_last"}`; those that
+    no predictor of the module has are passed by.
     `timeout` and `session` are for a pool: seconds the run may take before its process
     is killed, and the name of a session, whose calls all go to the same process.
     """

@@ -14,17 +14,19 @@ Dspy = Any
 def stream_module(module: Dspy, inputs: JSONObject, run: Run, calls: Calls) -> Dspy:
     """Run a module by dspy's `streamify` and give its prediction.
 
-    Raises:
-        TypeError: it is a plain function, which has no fields to stream.
+    What no predictor writes, as anything of a plain function, is not streamed.
     """
     dspy = load_dspy()
     streaming: Dspy = importlib.import_module("dspy.streaming")
-    if not isinstance(module, dspy.Module):
-        raise TypeError(f"{run.module} is no dspy module: it has no fields to stream")
+    # Each field of each predictor that has it: dspy itself refuses to choose one.
     listeners = [
-        streaming.StreamListener(signature_field_name=name, allow_reuse=True)
+        streaming.StreamListener(name, predictor, predict_name, allow_reuse=True)
+        for predict_name, predictor in _predictors(module, dspy)
         for name in run.stream
+        if name in predictor.signature.output_fields
     ]
+    if not listeners:
+        return module(**inputs)
     streamed = dspy.streamify(
         module,
         stream_listeners=listeners,
@@ -45,3 +47,9 @@ def stream_module(module: Dspy, inputs: JSONObject, run: Run, calls: Calls) -> D
         elif isinstance(item, dspy.Prediction):
             prediction = item
     return prediction
+
+
+def _predictors(module: Dspy, dspy: Dspy) -> "list[tuple[str, Dspy]]":
+    if not isinstance(module, dspy.Module):
+        return []
+    return list(module.named_predictors())

@@ -246,6 +246,8 @@ class Connection:
         if run.events is None:
             run.events = deque()
             run.teller = run.context.run(self._spawn, self._tell, run, run.events)
+        if run.take_delta(message):
+            return
         if len(run.events) >= _CALLS_PER_RUN:
             raise ProtocolError(f"a run has over {_CALLS_PER_RUN} events to tell")
         run.events.append(message)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -20,6 +20,11 @@ from dspex.runtime.bridge.protocol import Failed, Optimize, Progress, Result, Ru
 from dspex.runtime.bridge.values import unpack
 
 Outcome: TypeAlias = DspyResult | RemoteError
+
+_MERGED_FROM: Final = 64
+
+# A thousand such pieces are as much text as a model has ever written.
+_MERGED_CHARACTERS: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,27 @@ class RunInFlight:
     # What it tells, in order; None as long as it has told nothing.
     events: deque[Progress | Result | Failed] | None = None
     teller: trio.CancelScope | None = None
+
+    def take_delta(self, message: Progress | Result | Failed) -> bool:
+        """Add a piece of a field to the one before it, if many wait to be told.
+
+        So whoever hears of them may be slower than they come.
+        """
+        events = self.events
+        if events is None or len(events) < _MERGED_FROM:
+            return False
+        last = events[-1]
+        if not isinstance(message, Progress) or not isinstance(last, Progress):
+            return False
+        old, new = last.event, message.event
+        if any(it.get("event") != "delta" for it in (old, new)) or old["is_last"]:
+            return False
+        if any(old[it] != new[it] for it in ("predictor", "field")):
+            return False
+        if len(old["text"]) >= _MERGED_CHARACTERS:
+            return False
+        events[-1] = Progress(message.id, {**new, "text": old["text"] + new["text"]})
+        return True
 
     def end(self) -> None:
         """Cancel what it still asks."""

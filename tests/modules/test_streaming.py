@@ -49,7 +49,7 @@ def test_json_strings_are_split_at_any_piece(size: int, ascii_only: bool) -> Non
         "answer": "é北🙂",
     }
     text = json.dumps(value, ensure_ascii=ascii_only)
-    splitter = JSONSplitter(TWO)
+    splitter = JSONSplitter(TWO.output_fields)
     deltas = [
         delta
         for start in range(0, len(text), size)

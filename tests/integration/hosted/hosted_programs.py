@@ -143,3 +143,20 @@ class CallsTools(dspy.Module):  # type: ignore[misc]
         adapter = dspy.ChatAdapter(use_native_function_calling=True)
         with dspy.context(adapter=adapter):
             return self.predict(question=question, tools=self.tools)
+
+
+class Twice(dspy.Module):  # type: ignore[misc]
+    """Answers, and then answers better."""
+
+    def __init__(self, signature: Any) -> None:
+        self.draft = dspy.Predict(signature)
+        self.polish = dspy.Predict("question, draft -> answer, reason")
+
+    def forward(self, question: str) -> Any:
+        draft = self.draft(question=question).answer
+        return self.polish(question=question, draft=draft)
+
+
+def shout(question: str) -> dict[str, str]:
+    """Answer without a model."""
+    return {"answer": question.upper()}
