@@ -2,7 +2,8 @@
 
 `MCPServer` is the actor that owns the child. It starts with it and ends with it: when
 the child dies, the calls under way fail, the actor crashes, and its supervisor starts
-both anew. The tools follow the actor's name, so an agent that holds them goes on.
+both anew. The tools follow the actor's name, so an agent that holds them goes on. When
+the server says that its tools have changed they are asked for again.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Never, TypeAlias, cast
 
 import trio
 
@@ -38,10 +39,15 @@ from dspex.providers.errors import MissingPackageError
 from dspex.providers.messages import ToolSpec
 from dspex.runtime import Actor, ActorRef, CallError, Deferred, Refuse
 from dspex.runtime.errors import ChildStartError
+from dspex.runtime.log import get_logger
 from dspex.runtime.registry import Registry
+
+log = get_logger()
 
 # What JSON-RPC says when the other side has closed the connection.
 _CONNECTION_CLOSED: Final = -32000
+
+_TOOLS_CHANGED: Final = "notifications/tools/list_changed"
 _START_SECONDS: Final = 30.0
 
 
@@ -82,6 +88,7 @@ class MCPTool:
             ToolDeniedError: the approval hook said no; nothing was sent.
             ToolTimeoutError: it took too long.
             MCPServerDiedError: the server died first, or is gone.
+            UnknownToolError: the server has it no more.
             ToolFailedError: the server says that it failed.
         """
         problem = first_misfit(dict(arguments), self.schema, self.schema)
@@ -167,6 +174,7 @@ class MCPServer(Actor):
         self._ready = trio.Event()
         self._session: Any = None  # Any: the extra is not always there to be typed
         self._tools: dict[str, MCPTool] = {}
+        self._tools_changed = trio.Event()
         self._failure: Exception | None = None
         self._process: MCPProcess | None = None
 
@@ -189,7 +197,10 @@ class MCPServer(Actor):
             )
 
     async def list_tools(self) -> tuple[MCPTool, ...]:
-        """Give the server's tools, as it listed them when it started."""
+        """Give the server's tools, as it listed them last.
+
+        It does so when it starts, and again when it says that they have changed.
+        """
         return tuple(self._tools.values())
 
     # Any: JSON.
@@ -239,7 +250,9 @@ class MCPServer(Actor):
         # A server may use the code for errors of its own.
         process = self._process
         return (
-            code == _CONNECTION_CLOSED and process is not None and not process.is_open
+            code == _CONNECTION_CLOSED
+            and process is not None
+            and process.closed.is_set()
         )
 
     async def _serve(self) -> None:
@@ -254,12 +267,17 @@ class MCPServer(Actor):
                 cwd=None if self._cwd is None else str(self._cwd),
             ) as process:
                 self._process = process
-                async with mcp.ClientSession(*process.streams) as session:
+                async with mcp.ClientSession(
+                    *process.streams, message_handler=self._hear
+                ) as session:
                     await session.initialize()
                     await self._read_tools(session)
                     self._session = session
                     self._ready.set()
-                    await trio.sleep_forever()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._follow_tools, session)
+                        await process.closed.wait()
+                        nursery.cancel_scope.cancel()
         except failures as error:
             failure = error
         except BaseExceptionGroup as group:
@@ -267,10 +285,34 @@ class MCPServer(Actor):
             if failed is None or rest is not None:
                 raise
             failure = _first(failed)
+        else:
+            raise self._gone("ended")
         if self._ready.is_set():
             raise self._gone(f"ended: {_line(failure)}") from failure
         self._failure = self._gone(f"did not start: {_line(failure)}")
         self._ready.set()
+
+    async def _hear(self, message: object) -> None:
+        # In the session's own task, which reads no answer meanwhile.
+        if getattr(message, "method", None) == _TOOLS_CHANGED:
+            self._tools_changed.set()
+
+    async def _follow_tools(self, session: Any) -> Never:  # Any: as above
+        """Read the tools again whenever they have changed; what fails changes none."""
+        mcp = require_mcp()
+        while True:
+            await self._tools_changed.wait()
+            self._tools_changed = trio.Event()
+            problem = f"no answer within {self._timeout:g}s"
+            with trio.move_on_after(self._timeout):
+                try:
+                    await self._read_tools(session)
+                except (mcp.MCPError, RuntimeError, ValueError) as error:
+                    problem = _line(error)
+                else:
+                    log.info("mcp_tools_read", server=self.name, tools=len(self._tools))
+                    continue
+            log.warning("mcp_tools_not_read", server=self.name, reason=problem)
 
     async def _read_tools(self, session: Any) -> None:  # Any: as above
         types = import_module("mcp.types")

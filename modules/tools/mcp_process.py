@@ -30,13 +30,13 @@ class LineTooLongError(ValueError):
 
 
 class MCPProcess:
-    """A running server: `streams` for MCP's session, and whether it still answers."""
+    """A running server: `streams` for MCP's session; `closed` when it is silent."""
 
     def __init__(self, child: ChildProcess, reads: int, writes: int) -> None:
         """Use `open_mcp_process`."""
         anyio = import_module("anyio")
         self.child = child
-        self.is_open = True
+        self.closed = trio.Event()
         self._tended = trio.CancelScope(shield=True)
         self._messages = import_module("mcp.shared.message").SessionMessage
         self._parse = import_module("mcp.types").jsonrpc_message_adapter.validate_json
@@ -106,7 +106,7 @@ class MCPProcess:
 
     def close(self) -> None:
         """Tell the session that nothing more comes."""
-        self.is_open = False
+        self.closed.set()
         self._received.close()
 
     async def end(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from dspex.modules import MCPServer, MCPTool
@@ -34,6 +35,8 @@ if fault == "schema":
 if fault == "listing":
     tools = [{"nam": 1}]
 
+changed = set()
+
 def send(found):
     print(json.dumps({"jsonrpc": "2.0", **found}), flush=True)
 
@@ -48,12 +51,22 @@ for line in sys.stdin:
         about = {"name": "s", "version": "1"}
         send({"id": id, "result": {"protocolVersion": version,
               "capabilities": {"tools": {}}, "serverInfo": about}})
+    elif asked["method"] == "tools/list" and fault in changed:
+        changed.clear()
+        if fault == "relisting":
+            send({"id": id, "result": {"tools": [{"nam": 1}]}})
+        elif fault == "refusing":
+            send({"id": id, "error": {"code": -32603, "message": "not today"}})
     elif asked["method"] == "tools/list":
         send({"id": id, "result": {"tools": tools}})
     elif asked["method"] != "tools/call":
         continue
     elif asked["params"]["name"] == "pid":
         say(id, str(os.getpid()))
+    elif fault in ("relisting", "refusing", "forgetting"):
+        changed.add(fault)
+        send({"method": "notifications/tools/list_changed"})
+        say(id, "ok")
     elif fault == "schema":
         send({"id": id, "result": {"content": [], "structuredContent": {"m": 1}}})
     elif fault == "result":
@@ -89,10 +102,10 @@ def command(tmp_path: Path, fault: str, *more: str) -> list[str]:
 
 @asynccontextmanager
 async def faulty(
-    tmp_path: Path, fault: str, *more: str
+    tmp_path: Path, fault: str, *more: str, timeout: float = 20.0
 ) -> AsyncGenerator[tuple[ActorRef[MCPServer], dict[str, MCPTool]]]:
     async with open_node() as node:
-        server = MCPServer(command(tmp_path, fault, *more), timeout=20.0)
+        server = MCPServer(command(tmp_path, fault, *more), timeout=timeout)
         ref = await node.start(server, name="faulty")
         tools = await ref.call(MCPServer.list_tools)
         yield ref, {tool.name: tool for tool in tools}
@@ -114,6 +127,30 @@ async def test_an_answer_that_does_not_fit_fails_its_call_alone(
             await tools["ask"].run({})
         assert await tools["pid"].run({})
         assert ref.is_alive
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("relisting", "validation errors for ListToolsResult"),
+        ("refusing", "not today"),
+        ("forgetting", "no answer within 1s"),
+    ],
+)
+async def test_tools_that_cannot_be_listed_anew_stay_as_they_were(
+    tmp_path: Path, fault: str, problem: str
+) -> None:
+    async with faulty(tmp_path, fault, timeout=1.0) as (ref, tools):
+        before = await ref.call(MCPServer.list_tools)
+        with structlog.testing.capture_logs() as logs:
+            assert await tools["ask"].run({}) == "ok"
+            with trio.fail_after(10):
+                while not (told := [it for it in logs if "reason" in it]):
+                    await trio.sleep(0.02)
+        assert (told[0]["event"], told[0]["server"]) == ("mcp_tools_not_read", "faulty")
+        assert problem in told[0]["reason"]
+        assert await ref.call(MCPServer.list_tools) == before
+        assert await tools["pid"].run({})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from dspex.modules import MCPServer, MCPTool, ReAct, ToolCallError
+from dspex.modules import MCPServer, MCPTool, ReAct
 from dspex.modules.tools.errors import (
     MCPServerDiedError,
     ToolArgumentsError,
@@ -19,14 +19,16 @@ from dspex.modules.tools.errors import (
     ToolDeniedError,
     ToolFailedError,
     ToolTimeoutError,
+    UnknownToolError,
 )
 from dspex.runtime import ActorRef, Node, StartError, open_node
+from dspex.runtime.child_process import live_members
 from dspex.supervisors import ChildSpec, ChildStartError, DynamicSupervisor
 from dspex.testing import ScriptedLM
 
 SERVER = '''
 import os, sys, time
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 
 server = MCPServer("town")
 
@@ -49,9 +51,12 @@ def fail(reason: str, log: str = "") -> str:
     raise ValueError(reason)
 
 @server.tool()
-async def slow() -> str:
+async def slow(log: str = "") -> str:
     """Takes its time."""
     import anyio
+    if log:
+        with open(log, "a") as file:
+            file.write("x")
     await anyio.sleep(30)
     return "late"
 
@@ -71,6 +76,16 @@ def flaky(log: str) -> int:
 def die() -> str:
     """Ends the server."""
     os._exit(3)
+
+@server.tool()
+async def change(ctx: Context) -> str:
+    """Has other tools from now on."""
+    def mul(a: int, b: int) -> int:
+        return a * b
+    server.add_tool(mul)
+    server.remove_tool("add")
+    await ctx.session.send_tool_list_changed()
+    return "changed"
 
 print("up", file=sys.stderr, flush=True)
 server.run("stdio")
@@ -135,11 +150,70 @@ async def test_the_death_of_the_server_is_an_observation_and_it_comes_back(
         # Supervised: the same tool, a new process.
         second = await tools["pid"].run({})
         assert second != first
-        os.kill(second, signal.SIGKILL)
-        await gone(second)
-        with pytest.raises(ToolCallError):
-            await tools["add"].run({"a": 1, "b": 1})
-        assert await tools["add"].run({"a": 1, "b": 1}) == 2
+
+
+async def test_a_server_that_dies_between_two_calls_is_started_again_unasked(
+    tmp_path: Path,
+) -> None:
+    async with town(tmp_path) as (node, tools):
+        server: ActorRef[MCPServer] = await node.registry.wait_for("town", 1)
+        first = await tools["pid"].run({})
+        os.kill(first, signal.SIGKILL)
+        with trio.fail_after(10):
+            await server.wait_exit()
+        assert await tools["pid"].run({}) != first
+
+
+@pytest.mark.parametrize("max_concurrency", [100, 8])
+async def test_a_hundred_calls_under_way_end_with_their_killed_server(
+    tmp_path: Path, max_concurrency: int
+) -> None:
+    failed: list[BaseException] = []
+    started = tmp_path / "started"
+
+    async def call(tool: MCPTool) -> None:
+        with pytest.raises(
+            MCPServerDiedError, match="lost its server 'town'"
+        ) as caught:
+            await tool.run({"log": str(started)})
+        failed.append(caught.value)
+
+    async with town(tmp_path, max_concurrency=max_concurrency) as (_, tools):
+        first = await tools["pid"].run({})
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(call, tools["slow"])
+                while (
+                    not started.exists() or len(started.read_text()) < max_concurrency
+                ):
+                    await trio.sleep(0.02)
+                os.kill(first, signal.SIGKILL)
+            second = await tools["pid"].run({})
+        assert len(failed) == 100
+        assert len(started.read_text()) == max_concurrency
+        assert await tools["add"].run({"a": 2, "b": 3}) == 5
+        assert live_members(first) == []
+    await gone(second)
+    assert live_members(second) == []
+
+
+async def test_tools_that_change_are_listed_anew(tmp_path: Path) -> None:
+    async with town(tmp_path) as (node, tools):
+        server: ActorRef[MCPServer] = await node.registry.wait_for("town", 1)
+        assert await tools["change"].run({}) == "changed"
+        with trio.fail_after(10):
+            while "mul" not in (now := await names(server)):
+                await trio.sleep(0.02)
+        assert "add" not in now
+        listed = {it.name: it for it in await server.call(MCPServer.list_tools)}
+        assert await listed["mul"].run({"a": 2, "b": 3}) == 6
+        with pytest.raises(UnknownToolError, match="mul"):
+            await tools["add"].run({"a": 2, "b": 3})
+
+
+async def names(server: ActorRef[MCPServer]) -> set[str]:
+    return {it.name for it in await server.call(MCPServer.list_tools)}
 
 
 async def test_only_tools_named_idempotent_are_retried_after_a_death_too(
