@@ -20,6 +20,7 @@ from dspex.providers import embedded_child
 from dspex.providers.errors import MissingPackageError, ModelServerError
 from dspex.providers.transport import Transport
 from dspex.runtime import Actor, Deferred
+from dspex.runtime.child_pipes import child_pipes
 from dspex.runtime.child_process import GUARD, ChildProcess
 
 MODEL_NAME: Final = "smollm2-135m"
@@ -85,31 +86,28 @@ class EmbeddedServer(Actor):
         key = secrets.token_urlsafe(24)
         model_path = find_model() if self._model_path is None else self._model_path
         require_llama()
-        ready_read, ready_write = os.pipe()
-        configuration = {
-            "guard": str(GUARD),
-            "ready_fd": ready_write,
-            "model_path": model_path,
-            "model_name": MODEL_NAME,
-            "key": key,
-            "threads": self._threads,
-            "slots": self._slots,
-            "context_tokens": self._context_tokens,
-            "cache_mib": self._cache_mib,
-        }
-        ready = trio.lowlevel.FdStream(ready_read)
-        async with ready:
-            try:
-                self._child = ChildProcess.start(
-                    # -P: the script's folder holds modules named like others'.
-                    [sys.executable, "-P", embedded_child.__file__],
-                    name=self.name,
-                    env=os.environ
-                    | {embedded_child.CONFIGURATION: json.dumps(configuration)},
-                    pass_fds=(ready_write,),
-                )
-            finally:
-                os.close(ready_write)
+        with child_pipes() as pipes:
+            loaded = pipes.from_child()
+            configuration = {
+                "guard": str(GUARD),
+                "ready_fd": loaded.theirs,
+                "model_path": model_path,
+                "model_name": MODEL_NAME,
+                "key": key,
+                "threads": self._threads,
+                "slots": self._slots,
+                "context_tokens": self._context_tokens,
+                "cache_mib": self._cache_mib,
+            }
+            self._child = ChildProcess.start(
+                # -P: the script's folder holds modules named like others'.
+                [sys.executable, "-P", embedded_child.__file__],
+                name=self.name,
+                env=os.environ
+                | {embedded_child.CONFIGURATION: json.dumps(configuration)},
+                pass_fds=(loaded.theirs,),
+            )
+        async with trio.lowlevel.FdStream(loaded.ours) as ready:
             self.spawn(self._own_child)
             url = await self._wait_until_ready(ready)
         self._endpoint = Endpoint(url, SecretStr(key))

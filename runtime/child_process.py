@@ -17,6 +17,7 @@ from typing import Final, Self
 import trio
 
 from dspex.runtime import child_guard
+from dspex.runtime.child_pipes import child_pipes
 from dspex.runtime.errors import ChildNotGoneError, ChildStartError
 from dspex.runtime.line_log import LineLog
 
@@ -68,29 +69,24 @@ class ChildProcess:
             ChildStartError: `argv[0]` cannot be executed.
         """
         environment = dict(os.environ if env is None else env)
-        lifeline_read, lifeline_write = os.pipe()
-        stderr_read, stderr_write = os.pipe()
-        environment[child_guard.PARENT_PID] = str(os.getpid())
-        environment[child_guard.LIFELINE_FD] = str(lifeline_read)
-        try:
-            popen = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=stderr_write if stdout is None else stdout,
-                stderr=stderr_write,
-                env=environment,
-                cwd=cwd,
-                pass_fds=(lifeline_read, *pass_fds),
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(lifeline_write)
-            os.close(stderr_read)
-            raise ChildStartError(name, argv[0], str(error)) from error
-        finally:
-            os.close(lifeline_read)
-            os.close(stderr_write)
-        return cls(name, popen, lifeline_write, stderr_read)
+        with child_pipes() as pipes:
+            lifeline, log = pipes.to_child(), pipes.from_child()
+            environment[child_guard.PARENT_PID] = str(os.getpid())
+            environment[child_guard.LIFELINE_FD] = str(lifeline.theirs)
+            try:
+                popen = subprocess.Popen(
+                    list(argv),
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=log.theirs if stdout is None else stdout,
+                    stderr=log.theirs,
+                    env=environment,
+                    cwd=cwd,
+                    pass_fds=(lifeline.theirs, *pass_fds),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ChildStartError(name, argv[0], str(error)) from error
+        return cls(name, popen, lifeline.ours, log.ours)
 
     @property
     def returncode(self) -> int | None:

@@ -4,7 +4,6 @@ MCP's own client starts a server that outlives a killed parent, stops reading fo
 at a byte that is no UTF-8, and reads a large answer in quadratic time.
 """
 
-import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import trio
 
+from dspex.runtime.child_pipes import child_pipes
 from dspex.runtime.child_process import GUARD, ChildProcess
 from dspex.runtime.log import get_logger
 
@@ -135,25 +135,17 @@ async def open_mcp_process(
     defaults: Mapping[str, str] = import_module(
         "mcp.client.stdio"
     ).get_default_environment()
-    job_read, job_write = os.pipe()
-    answer_read, answer_write = os.pipe()
-    try:
+    with child_pipes() as pipes:
+        asked, answered = pipes.to_child(), pipes.from_child()
         child = ChildProcess.start(
             [sys.executable, "-I", str(GUARD), *command],
             name=name,
             env={**defaults, **env},
             cwd=cwd,
-            stdin=job_read,
-            stdout=answer_write,
+            stdin=asked.theirs,
+            stdout=answered.theirs,
         )
-    except BaseException:
-        os.close(job_write)
-        os.close(answer_read)
-        raise
-    finally:
-        os.close(job_read)
-        os.close(answer_write)
-    process = MCPProcess(child, answer_read, job_write)
+    process = MCPProcess(child, answered.ours, asked.ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(process.tend)
         try:

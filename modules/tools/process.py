@@ -1,7 +1,6 @@
 """A function in a process of its own: it can be killed, and take nothing with it."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from dspex.modules.tools.errors import (
     ToolFailedError,
     ToolTimeoutError,
 )
+from dspex.runtime.child_pipes import child_pipes
 from dspex.runtime.child_process import GUARD, ChildProcess
 
 _CHILD: Final = Path(process_child.__file__)
@@ -54,31 +54,23 @@ async def run_job(
     max_memory_mb: int | None = None,
 ) -> Any:  # Any: JSON
     """Run a job of `process_child` in a new process; see `run_in_process`."""
-    result_read, result_write = os.pipe()
-    job_read, job_write = os.pipe()
-    try:
+    with child_pipes() as pipes:
+        wanted, given = pipes.to_child(), pipes.from_child()
         child = ChildProcess.start(
             [
                 sys.executable,
                 "-I",
                 str(_CHILD),
                 str(GUARD),
-                str(result_write),
+                str(given.theirs),
                 str(max_memory_mb or 0),
             ],
             name=f"tool {name}",
-            pass_fds=(result_write,),
-            stdin=job_read,
+            pass_fds=(given.theirs,),
+            stdin=wanted.theirs,
         )
-    except BaseException:
-        os.close(result_read)
-        os.close(job_write)
-        raise
-    finally:
-        os.close(result_write)
-        os.close(job_read)
-    results = trio.lowlevel.FdStream(result_read)
-    jobs = trio.lowlevel.FdStream(job_write)
+    results = trio.lowlevel.FdStream(given.ours)
+    jobs = trio.lowlevel.FdStream(wanted.ours)
     answer = b""
     in_time = False
     async with trio.open_nursery() as nursery, results:

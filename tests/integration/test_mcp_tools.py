@@ -126,7 +126,7 @@ def is_running(pid: int) -> bool:
 
 
 async def test_tools_have_schema_run_and_fail_as_typed_errors(tmp_path: Path) -> None:
-    async with town(tmp_path, timeout=1.0) as (_, tools):
+    async with town(tmp_path, timeout=3.0) as (_, tools):
         assert tools["add"].usage == "add(a: integer, b: integer)"
         assert tools["add"].description == "Add two numbers."
         assert await tools["add"].run({"a": 2, "b": 3}) == 5
