@@ -123,7 +123,8 @@ class RunLM(Wrapper[LM]):
             f"{lm.name}:{request.fingerprint()}",
             call,
             codec=model_call(lm.name),
-            request=request.to_json,
+            # Told, and kept: made once.
+            request=cache(request.to_json),
         )
         self.usage += response.usage
         cost = response_cost(lm.name, response)

@@ -228,11 +228,11 @@ class Runtime:
                 when the store can be written again.
             trio.TooSlowError: it has not ended within `timeout` seconds.
         """
+        if self._desk is not None:
+            return await self._desk.result(run, timeout=timeout)
         if timeout != math.inf:
             with trio.fail_after(timeout):
                 return await self.result(run)
-        if self._desk is not None:
-            return await self._desk.result(run)
         record = await self.table.wait_finished(run)
         if record.run is not None:
             return record.run

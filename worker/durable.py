@@ -4,6 +4,7 @@ Made by `open_runtime(store=...)`, which puts the actors behind it on the tree.
 """
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -141,7 +142,7 @@ class DurableDesk:
             else:
                 await ref.cast(DurableRuns.start, _first_row(write))
 
-    async def result(self, run: str) -> Run:
+    async def result(self, run: str, *, timeout: float = math.inf) -> Run:
         """Wait for the end of a run and give it.
 
         Raises:
@@ -149,12 +150,14 @@ class DurableDesk:
             RunCancelledError: it was cancelled.
             StoreError: the store keeps it from going on; it is not finished, and goes
                 on when the store can be written.
+            trio.TooSlowError: it has not ended within `timeout` seconds.
         """
+        late = trio.current_time() + timeout
         waiter = self._board.expect(run)
         try:
             poll = _OWN_POLL_SECONDS if self._board.has(run) else 0.0
             while True:
-                with trio.move_on_after(poll):
+                with trio.move_on_at(min(late, trio.current_time() + poll)):
                     await waiter.done.wait()
                 if waiter.run is not None:
                     return _finished(waiter.run)
@@ -163,6 +166,8 @@ class DurableDesk:
                 row = await self.journal.run(run)
                 if row.is_finished:
                     return await self.read(row)
+                if trio.current_time() >= late:
+                    raise trio.TooSlowError
                 if waiter.done.is_set():
                     waiter = self._board.expect(run)
                 is_own = self._board.has(run)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
+import msgspec
 import trio
 from pydantic_core import to_jsonable_python
 
@@ -19,8 +20,8 @@ UNFINISHED: Final = ("pending", "running")
 MAX_EVENTS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
+# A struct: a run makes nine, and a frozen dataclass takes five times as long.
+class RunEvent(msgspec.Struct, frozen=True):
     """One thing that happened in a run; `at` is in seconds since the epoch."""
 
     seq: int

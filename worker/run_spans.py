@@ -68,19 +68,18 @@ def run_span(run: str, program: str) -> Generator[RunSpan]:
             _seconds.record(took, {PROGRAM: program, STATUS: told.status})
 
 
-@contextmanager
-def step_span(step: str, backend: str) -> Generator[None]:
+def step_span(step: str, backend: str) -> AbstractContextManager[Span]:
     """Make the block, which is a step, a span."""
-    with _span(f"step {step}", {STEP: step, BACKEND: backend}):
-        yield
+    return _span(f"step {step}", {STEP: step, BACKEND: backend})
+
+
+def trace_of(headers: Mapping[str, str]) -> AbstractContextManager[None]:
+    """Make what the block starts part of the caller's trace, if it named one."""
+    return _trace_of(headers) if "traceparent" in headers else nullcontext()
 
 
 @contextmanager
-def trace_of(headers: Mapping[str, str]) -> Generator[None]:
-    """Make what the block starts part of the caller's trace, if it named one."""
-    if "traceparent" not in headers:
-        yield
-        return
+def _trace_of(headers: Mapping[str, str]) -> Generator[None]:
     token = context.attach(_propagator.extract(headers))
     try:
         yield

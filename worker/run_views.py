@@ -21,11 +21,11 @@ async def view_run(runtime: Runtime, run: str, *, wait: float = 0.0) -> JSON:
         RunNotFoundError: there is no such run.
     """
     table = runtime.table
-    with trio.move_on_after(wait):
-        if wait > 0 and runtime.has_store:
-            with suppress(RunCancelledError, StoreError):
-                await runtime.result(run)
-        elif wait > 0:
+    if wait > 0 and runtime.has_store:
+        with suppress(RunCancelledError, StoreError, trio.TooSlowError):
+            await runtime.result(run, timeout=wait)
+    elif wait > 0:
+        with trio.move_on_after(wait):
             await table.wait_finished(run)
     if not runtime.has_store or (table.has(run) and table.get(run).is_finished):
         return table.get(run).to_json()

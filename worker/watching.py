@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 import trio
 
 from dspex.providers.errors import ProviderError
-from dspex.providers.messages import Request, Response
+from dspex.providers.messages import Response
 from dspex.runtime.engine import (
     PLAIN,
     Backend,
@@ -188,8 +188,8 @@ class _WatchedEffects:
         facts: dict[str, Any] = {"step": self._step, "model": model, "began": began}
         if self._keep_text and request is not None:
             facts["prompt"] = [
-                {"role": it.role, "text": it.text[:_MAX_TEXT]}
-                for it in Request.from_json(request()).messages
+                {"role": it["role"], "text": _text_of(it["content"])[:_MAX_TEXT]}
+                for it in request()["messages"]
             ]
         try:
             answer = await call()
@@ -208,6 +208,13 @@ class _WatchedEffects:
             "call_finished", seconds=round(time.time() - began, 6), **facts
         )
         return answer
+
+
+def _text_of(content: str | list[dict[str, Any]]) -> str:  # Any: JSON
+    """Give the text of a message as it is kept: `Message.text`, of its JSON."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
 
 
 def _answer_facts(
