@@ -101,12 +101,14 @@ class EventCursor:
             self._is_told = found[-1].kind == _LAST
 
     def _pieces(self, record: RunRecord) -> list[Piece]:
-        # A record that is finished may have let go of its texts.
-        if self._texts is None:
-            if record.texts is None or not self._with_texts:
-                return []
-            self._texts = TextCursor(record.texts)
-        return self._texts.take(after=self.after)
+        # A record that is finished may have let go of its texts; of a run that has come
+        # back to this process there are others.
+        texts = record.texts
+        if texts is not None and (
+            self._texts is None or self._texts.texts is not texts
+        ):
+            self._texts = TextCursor(texts) if self._with_texts else None
+        return [] if self._texts is None else self._texts.take(after=self.after)
 
     async def _end(self, desk: DurableDesk) -> list[RunEvent]:
         """Give the end, if it has a lower number than what was read elsewhere."""

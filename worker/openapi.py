@@ -174,7 +174,7 @@ def describe_api(plans: Iterable[Plan], *, has_token: bool) -> JSON:
             }
         },
         "/v1/runs/{run}/events": _get(
-            "Follow a run by server-sent events.",
+            "Follow a run by server-sent events; those of the kind delta have no id.",
             {
                 "type": "object",
                 "required": ["data"],

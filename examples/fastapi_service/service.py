@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("uvicorn.error")
 
+_TOLD = ("step", "field", "text", "offset", "attempt")
+
 PROGRAM = Path(__file__).parents[1] / "triage/program.yaml"
 
 
@@ -90,12 +92,15 @@ async def answer(ticket: Ticket, request: Request, rt: Rt) -> Reply:
 
 @app.post("/tickets/stream")
 async def stream(ticket: Ticket, rt: Rt) -> StreamingResponse:
-    """Tell by server-sent events what is done with a ticket."""
+    """Tell by server-sent events what is done with a ticket, the reply as it comes."""
 
     async def events() -> AsyncIterator[str]:
         async for event in rt.stream("triage", ticket=ticket.ticket):
-            data = {"kind": event.kind, "step": event.data.get("step")}
-            yield f"id: {event.seq}\ndata: {json.dumps(data)}\n\n"
+            told = {it: event.data[it] for it in _TOLD if it in event.data}
+            data = json.dumps({"kind": event.kind, **told})
+            # Text has no number of its own.
+            head = "" if event.kind == "delta" else f"id: {event.seq}\n"
+            yield f"{head}data: {data}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
 

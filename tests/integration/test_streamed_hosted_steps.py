@@ -102,7 +102,7 @@ async def test_a_process_killed_while_it_writes_costs_no_call_and_tells_anew() -
                     await kill_all(rt)
         ended = await rt.result(run)
     assert ended.outputs == {"reasoning": REASONING, "answer": TEXT}
-    assert ended.steps[0].restarts == 1
+    assert ended.steps[0].restarts >= 1  # a spare may have been given it, and died, too
     assert reader.texts == {
         ("a", None, "reasoning"): REASONING,
         ("a", None, "answer"): TEXT,

@@ -63,11 +63,12 @@ async def open_worker(
     delay: float = 0.0,
     answer: Callable[[Request], str] = rule,
     store: Path | None = None,
+    app: App | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Worker]:
-    lm = ScriptedLM(answer, delay=delay)
     wanted = WorkerSettings(port=0, **settings)
-    app = App(triage(), lm=lm)
+    if app is None:
+        app = App(triage(), lm=ScriptedLM(answer, delay=delay))
     async with open_app(app, store=store, max_runs=wanted.max_runs) as runtime:
         service = make_service(runtime, wanted)
         async with trio.open_nursery() as nursery:
