@@ -75,6 +75,10 @@ def chaos_command(
                 "store": store or str(Path(folder) / "store.db"),
                 "drain_timeout": 10.0,
             }
+            try:
+                report.open("a").close()  # before minutes have gone into it
+            except OSError as error:
+                raise ReportError(report, error) from error
             token = read_settings(flags).token
             options = ChaosOptions(
                 settings={
@@ -89,11 +93,11 @@ def chaos_command(
                 folder=Path(folder),
             )
             found = await torment(options)
+            print(found)  # noqa: T201
             try:
                 found.write(report)
             except OSError as error:
                 raise ReportError(report, error) from error
-            print(found)  # noqa: T201
             return BROKEN if found.breaches else PASSED
 
     execute(main, debug=debug, log_level="error")

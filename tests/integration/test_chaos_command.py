@@ -66,6 +66,12 @@ async def test_what_cannot_be_run_is_one_line_and_status_2(folder: Path) -> None
     bad = await dspex("chaos", "--app", "programs", "--plan", "bad.yaml", cwd=folder)
     assert (bad.status, bad.err.count("\n")) == (2, 1)
     assert "'explode'" in bad.err
+    lost = await dspex(
+        "chaos", "--app", "programs", "--plan", "plan.yaml",
+        "--report", "no/where.json", cwd=folder,
+    )  # fmt: skip
+    assert (lost.status, lost.out) == (2, "")
+    assert "--report no/where.json: cannot write: No such file" in lost.err
     broken = await dspex(
         "chaos", "--app", "broken", "--plan", "plan.yaml", "--lm", "openai:x",
         cwd=folder, environment={"OPENAI_API_KEY": "none"},
