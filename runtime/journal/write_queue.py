@@ -8,7 +8,6 @@ import trio
 from outcome import Error, Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from dspex.runtime.errors import DspexError
 from dspex.runtime.journal.writes import Write
 from dspex.runtime.timers import Timer, Timers
 
@@ -25,18 +24,12 @@ NOTE_SECONDS: Final = 0.1
 """How long a write that nobody waits for may wait for one that somebody does."""
 
 
-class WriterGoneError(DspexError):
-    """The writer died with the answer unknown: ask again."""
-
-    def __init__(self) -> None:
-        super().__init__("the journal's writer died with the answer unknown")
+class WriterGoneError(Exception):
+    """The writer died with the answer unknown: ask again. For the journal alone."""
 
 
-class WriteTimeoutError(DspexError):
-    """No answer came in time."""
-
-    def __init__(self) -> None:
-        super().__init__("no answer came from the journal's writer")
+class WriteTimeoutError(Exception):
+    """No answer came in time. For the journal alone."""
 
 
 class PendingWrite:
