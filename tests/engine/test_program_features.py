@@ -22,6 +22,7 @@ from dspex.runtime.engine import (
     make_plan,
 )
 from dspex.runtime.engine.condition import BadConditionError, parse_condition
+from dspex.runtime.engine.errors import ConditionError
 from dspex.runtime.engine.explain import explain
 from dspex.runtime.engine.type_check import can_feed
 from tests.engine.test_engine import Functions, Work
@@ -77,6 +78,19 @@ async def test_when_decides_whether_a_step_and_what_needs_it_run(
     assert done.status == "succeeded"
     assert [record.state for record in done.steps] == [state, state]
     assert ("told" in done.given) is (state == "succeeded")
+
+
+async def test_a_when_that_cannot_be_decided_fails_its_step() -> None:
+    done = await execute(
+        program(s=Step(module="upper", signature="x -> out", when="inputs.x > 3")),
+        {"upper": upper},
+        x="many",
+    )
+    assert isinstance(done.error, StepFailedError)
+    error = done.error.__cause__
+    assert isinstance(error, ConditionError)
+    assert (error.step, error.condition) == ("s", "inputs.x > 3")
+    assert "'>' not supported" in str(error)
 
 
 async def echo(inputs: Mapping[str, Any], effects: Effects) -> dict[str, Any]:

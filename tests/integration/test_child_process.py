@@ -8,8 +8,9 @@ import pytest
 import structlog.testing
 import trio
 
+from dspex.runtime import child_process
 from dspex.runtime.child_process import GUARD, ChildProcess
-from dspex.runtime.errors import ChildStartError
+from dspex.runtime.errors import ChildNotGoneError, ChildStartError
 
 LOAD_GUARD = f"""
 import importlib.util, os, sys, time, signal, subprocess
@@ -102,6 +103,23 @@ async def test_stop_ends_the_child_whatever_it_does(code: str) -> None:
         with trio.fail_after(10):
             status = await child.stop(grace_seconds=0.1)
     assert status in (-signal.SIGTERM, -signal.SIGKILL)
+    assert not is_running(child.pid)
+
+
+async def test_what_survives_sigkill_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = ChildProcess.start(python("import time; time.sleep(100)"), name="stuck")
+
+    def members(group: int) -> list[int]:
+        return [group, 7]
+
+    with monkeypatch.context() as patch:
+        # A process stuck in I/O is not to be had: what the kernel says is made up.
+        patch.setattr(child_process, "live_members", members)
+        patch.setattr(child_process, "_GONE_SECONDS", 0.05)
+        with pytest.raises(ChildNotGoneError, match=r"7\) survived SIGKILL") as caught:
+            await child.stop()
+    assert caught.value.members == (child.pid, 7)
+    await child.run()
     assert not is_running(child.pid)
 
 

@@ -14,6 +14,7 @@ import trio
 from dspex.modules import MCPServer, MCPTool, ReAct
 from dspex.modules.tools.errors import (
     MCPServerDiedError,
+    MCPServerGoneError,
     ToolArgumentsError,
     ToolDefinitionError,
     ToolDeniedError,
@@ -160,7 +161,9 @@ async def test_a_server_that_dies_between_two_calls_is_started_again_unasked(
         first = await tools["pid"].run({})
         os.kill(first, signal.SIGKILL)
         with trio.fail_after(10):
-            await server.wait_exit()
+            reason = await server.wait_exit()
+        assert isinstance(reason, MCPServerGoneError)
+        assert "'town'" in str(reason)
         assert await tools["pid"].run({}) != first
 
 

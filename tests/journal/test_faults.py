@@ -2,6 +2,8 @@
 
 import re
 import sqlite3
+import threading
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import trio
 from dspex.runtime.journal import (
     WRITER,
     Fence,
+    StoreBusyError,
     StoreCorruptError,
     StoreError,
     StoreFullError,
@@ -24,6 +27,7 @@ from dspex.runtime.journal import journal as journals
 from dspex.runtime.journal.liveness import Watch, is_gone, this_process
 from dspex.runtime.journal.records import WorkerIdentity, WorkerRow
 from dspex.runtime.journal.store import Store
+from dspex.runtime.journal.writes import Write
 from tests.journal.conftest import effect_of, opened, run_of
 
 FENCE = Fence("r", "w", 1)
@@ -107,6 +111,28 @@ async def test_a_write_behind_one_that_waits_for_a_lock_tells_of_the_lock(
             other.execute("ROLLBACK")
     assert [type(error) for error in told] == [StoreLockedError] * 2
     assert "no answer to a write within 0.6 s: database is locked" in str(told[1])
+
+
+async def test_a_write_that_waits_for_a_slow_disk_is_given_up_in_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "WRITE_SECONDS", 0.2)
+    go_on = threading.Event()
+    apply = Store.write
+
+    def slow(store: Store, writes: Sequence[Write]) -> list[object]:
+        go_on.wait(10)
+        return apply(store, writes)
+
+    async with opened(path) as (journal, _):
+        await journal.accept(run_of("r"))
+        monkeypatch.setattr(Store, "write", slow)
+        with pytest.raises(StoreBusyError, match=r"within 0\.2 s; give the disk time"):
+            await journal.write(effect_of(FENCE, 1))
+        go_on.set()
+        await journal.write(effect_of(FENCE, 2))
+        # Nobody waited for it any more; it was made all the same.
+        assert [row.occurrence for row in await journal.effects("r")] == [1, 2]
 
 
 async def test_a_store_that_may_not_be_written_says_so(path: Path) -> None:

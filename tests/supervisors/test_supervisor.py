@@ -16,9 +16,11 @@ from dspex.runtime import (
     open_node,
 )
 from dspex.supervisors import (
+    Backoff,
     ChildAlreadyStartedError,
     ChildNotFoundError,
     ChildPresentError,
+    ChildRestartingError,
     ChildRunningError,
     ChildSpec,
     ChildSpecError,
@@ -256,6 +258,24 @@ async def test_children_are_managed_by_id() -> None:
         await root.call(Supervisor.delete_child, "b")
         with pytest.raises(ChildNotFoundError):
             await root.call(Supervisor.get_childspec, "b")
+
+
+async def test_a_child_that_is_being_restarted_is_terminated_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    log: Log = []
+    backoff = Backoff(initial=60.0, maximum=60.0)
+    async with open_node() as node:
+        root = await node.start(Supervisor(specs(log, "a"), backoff=backoff))
+        await crash(node, "a")
+        with pytest.raises(ChildRestartingError, match="terminate it first"):
+            await root.call(Supervisor.restart_child, "a")
+        with pytest.raises(ChildRestartingError, match="terminate it first"):
+            await root.call(Supervisor.delete_child, "a")
+        await root.call(Supervisor.terminate_child, "a")
+        assert await root.call(Supervisor.restart_child, "a") == (
+            node.registry.whereis("a")
+        )
 
 
 async def test_dynamic_children_are_managed_by_ref() -> None:

@@ -8,6 +8,7 @@ from dspex import Program, open_runtime
 from dspex.runtime.engine import StepFailedError
 from dspex.testing import ScriptedLM
 from dspex.worker.errors import RuntimeStoppedError
+from dspex.worker.runs import TooManyRunsError
 
 ANSWER = '{"category": "billing"}'
 
@@ -57,6 +58,16 @@ async def test_a_crashed_actor_costs_no_second_model_call(
         assert run.outputs == {"category": "billing"}
         assert run.steps[0].restarts == 1
         assert len(lm.requests) == 1
+
+
+async def test_more_unfinished_runs_than_may_be_are_refused() -> None:
+    async with open_runtime(ScriptedLM([ANSWER], delay=60), max_runs=1) as rt:
+        first = await rt.submit(one_step(), {"ticket": "a"})
+        with pytest.raises(TooManyRunsError, match="1 runs are unfinished") as caught:
+            await rt.submit(one_step(), {"ticket": "b"})
+        assert caught.value.limit == 1
+        await rt.cancel(first)
+        await rt.submit(one_step(), {"ticket": "b"})
 
 
 async def test_outputs_of_a_failed_run_raise_its_error() -> None:
