@@ -6,11 +6,13 @@ import importlib
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
+import types
 from typing import Any
 
 import msgspec
@@ -248,3 +250,34 @@ def remember(key: str, value: int) -> dict[str, int]:
 
 def recall(key: str) -> dict[str, Any]:
     return {"value": STATE.get(key), "pid": os.getpid()}
+
+
+class _SlowSocket:
+    def __init__(self, inner: socket.socket, size: int, pause: float) -> None:
+        self._inner = inner
+        self._size = size
+        self._pause = pause
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        count = self._inner.recv_into(buffer[: self._size])
+        if count == self._size:
+            time.sleep(self._pause)
+        return count
+
+
+def read_slowly(size: int, pause: float) -> dict[str, int]:
+    """Read what the parent sends `size` bytes at a time from now on, with pauses."""
+    tops = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    for top in tops.values():
+        frame: types.FrameType | None = top
+        while frame is not None:
+            channel = frame.f_locals.get("self")
+            if type(channel).__name__ == "Channel":
+                inner = getattr(channel._socket, "_inner", channel._socket)
+                channel._socket = _SlowSocket(inner, size, pause)
+                return {"pid": os.getpid()}
+            frame = frame.f_back
+    raise AssertionError("no thread reads")
