@@ -154,6 +154,12 @@ class ChildProcess:
             return status
         raise ChildNotGoneError(self.name, self.pid, tuple(live_members(self.pid)))
 
+    def resume(self) -> None:
+        """Let it go on if a signal has stopped it."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+
     def _reap(self) -> None:
         if self._popen.returncode is not None:
             return

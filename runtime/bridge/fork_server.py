@@ -33,7 +33,7 @@ from dspex.runtime.bridge.protocol import (
     descriptors,
     encode_fork,
 )
-from dspex.runtime.child_process import live_members
+from dspex.runtime.child_process import ChildProcess, live_members
 from dspex.runtime.envelope import Deferred
 from dspex.runtime.errors import ChildNotGoneError
 from dspex.runtime.line_log import LineLog
@@ -213,6 +213,11 @@ class ForkServer(Actor):
     async def pid(self) -> int:
         """Give the server's process id."""
         return self._child.pid
+
+    @property
+    def child(self) -> ChildProcess:
+        """The server itself, for who looks at the actor that has started it."""
+        return self._child
 
     async def _own_child(self) -> None:
         try:

@@ -270,16 +270,18 @@ class DspyPool(Actor):
     # Processes come and go.
 
     async def _start_forks(self) -> None:
-        name = f"{self.name}.forks"
-        self._forks.set(await self.start_link(self._forks.make(), name=name))
+        server = self._forks.make()
+        ref = await self.start_link(server, name=f"{self.name}.forks")
+        self._forks.set(ref, server)
 
     async def _start_worker(self) -> None:
+        failures = self._failures
         with trio.CancelScope() as scope:
             self._starts.add(scope)
             try:
                 await self._add_worker()
             except (StartError, CallError, trio.TooSlowError) as error:
-                await self._start_failed(error)
+                await self._start_failed(error, failures)
             else:
                 self._failures = 0
             finally:
@@ -306,9 +308,13 @@ class DspyPool(Actor):
         worker.is_retired = self._forks.has_lost(forks)
         self._workers.add(worker)
 
-    async def _start_failed(self, error: Exception) -> None:
-        self._failures += 1
+    async def _start_failed(self, error: Exception, failures: int) -> None:
         log.warning("dspy_process_not_started", pool=self.name, reason=describe(error))
+        if failures != self._failures:
+            # It was begun beside another one that failed: of what, was counted there.
+            await trio.sleep(_BACKOFF_SECONDS * 2**self._failures)
+            return
+        self._failures += 1
         if self._failures >= _START_ATTEMPTS:
             raise error
         if self._failures > 1:
@@ -371,6 +377,8 @@ class DspyPool(Actor):
             await trio.sleep(_TICK_SECONDS)
             now = trio.current_time()
             self._counts.queue_timeouts += self._queue.expire(now, self.name)
+            if self._workers.starting:
+                self._health.check_forks(self._forks, now)
             for worker in self._workers:
                 self._health.check_busy(worker, now)
             for worker in self._workers.to_ping(now):

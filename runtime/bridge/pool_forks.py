@@ -9,6 +9,7 @@ import trio
 
 from dspex.runtime.bridge.bridge import HostProcess
 from dspex.runtime.bridge.fork_server import ForkServer
+from dspex.runtime.bridge.pool_worker import is_stopped
 from dspex.runtime.bridge.protocol import Limits
 from dspex.runtime.reasons import KILL
 from dspex.runtime.ref import ActorRef
@@ -27,15 +28,35 @@ class PoolForks:
         self._search_path = search_path
         self._limits = limits
         self._ready = trio.Event()
+        self._server: ForkServer | None = None
+        self._stopped_since: float | None = None
 
     def make(self) -> ForkServer:
         """Give the actor, not started."""
         return ForkServer(python=self._python, search_path=self._search_path)
 
-    def set(self, ref: ActorRef[ForkServer]) -> None:
+    def set(self, ref: ActorRef[ForkServer], server: ForkServer) -> None:
         """Take note that it runs."""
         self.ref = ref
+        self._server = server
         self._ready.set()
+
+    def resume(self, seconds: float, now: float) -> bool:
+        """Let the server go on if a signal has had it stopped for so long.
+
+        Whether it had: to end it would end all that it has forked.
+        """
+        server = self._server if self._ready.is_set() else None
+        if server is None or not is_stopped(server.child.pid):
+            self._stopped_since = None
+            return False
+        if self._stopped_since is None:
+            self._stopped_since = now
+        if now - self._stopped_since < seconds:
+            return False
+        self._stopped_since = None
+        server.child.resume()
+        return True
 
     def lose(self) -> None:
         """Take note that it is gone: who wants a process waits for the next one."""

@@ -2,6 +2,7 @@
 
 from dspex.runtime.bridge.bridge import DspyBridge
 from dspex.runtime.bridge.errors import RunTimeoutError
+from dspex.runtime.bridge.pool_forks import PoolForks
 from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_settings import PoolSettings, PoolStatistics
 from dspex.runtime.bridge.pool_worker import PoolWorker
@@ -33,6 +34,11 @@ class PoolHealth:
             log.warning("dspy_process_stopped", actor=worker.ref.name, pid=worker.pid)
             self._counts.unhealthy += 1
             worker.kill()
+
+    def check_forks(self, forks: PoolForks, now: float) -> None:
+        """Let a stopped fork-server go on: somebody waits for what it is to fork."""
+        if forks.resume(self._settings.stopped_timeout, now):
+            log.warning("fork_server_stopped")
 
     async def ping(self, worker: PoolWorker) -> None:
         """Ask a process without work whether it lives; kill it if it does not."""

@@ -274,7 +274,7 @@ def read_slowly(size: int, pause: float) -> dict[str, int]:
     for top in tops.values():
         frame: types.FrameType | None = top
         while frame is not None:
-            channel = frame.f_locals.get("self")
+            channel: Any = frame.f_locals.get("self")
             if type(channel).__name__ == "Channel":
                 inner = getattr(channel._socket, "_inner", channel._socket)
                 channel._socket = _SlowSocket(inner, size, pause)
