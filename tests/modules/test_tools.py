@@ -1,5 +1,6 @@
+"""Tools: their schema, their arguments, their failures and limits, their registry."""
+
 import math
-import os
 import threading
 import time
 from typing import Any, Literal
@@ -7,25 +8,15 @@ from typing import Any, Literal
 import pydantic
 import pytest
 import trio
-import trio.lowlevel
 import trio.testing
 
-from dspex.modules import (
-    CalculationError,
-    Tool,
-    ToolRegistry,
-    calculator,
-    python_tool,
-    tool,
-)
+from dspex.modules import Tool, ToolRegistry, tool
 from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     DuplicateToolError,
     ToolArgumentsError,
     ToolCallError,
-    ToolCrashedError,
     ToolDefinitionError,
-    ToolDeniedError,
     ToolFailedError,
     ToolTimeoutError,
     UnknownToolError,
@@ -203,43 +194,6 @@ async def test_only_idempotent_tools_are_retried() -> None:
         Tool(flaky, retries=2)
 
 
-@pytest.mark.parametrize(
-    ("answer", "problem"), [(False, "was not allowed"), ("too dear", "too dear")]
-)
-async def test_approval_hook_can_refuse(answer: bool | str, problem: str) -> None:
-    ran = False
-
-    def act() -> None:
-        nonlocal ran
-        ran = True
-
-    async def approve(asked: Tool, arguments: Any) -> bool | str:
-        assert asked.name == "act"
-        return answer
-
-    with pytest.raises(ToolDeniedError, match=problem):
-        await Tool(act, approve=approve).run({})
-    assert not ran
-
-
-async def test_an_approval_hook_that_raises_is_no_yes_and_hurts_no_neighbour() -> None:
-    async def approve(asked: Tool, arguments: Any) -> bool:
-        raise KeyError("no such policy")
-
-    ran: list[int] = []
-
-    async def act() -> None:
-        ran.append(1)
-
-    guarded = Tool(act, approve=approve)
-    async with open_node() as node:
-        registry = await node.start(ToolRegistry({"act": guarded}))
-        with pytest.raises(ToolDeniedError, match="approval could not be asked for"):
-            await registry.call(ToolRegistry.run_tool, "act", dict[str, object]())
-        assert registry.is_alive
-    assert ran == []
-
-
 def test_what_cannot_be_a_tool_says_why() -> None:
     def by_position(a: int, /) -> None: ...
 
@@ -299,109 +253,6 @@ async def test_registry_runs_tools_and_survives_their_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("25*4", 100),
-        ("sqrt(144)", 12),
-        ("2**10 - 1", 1023),
-        ("-3 // 2 + 7 % 4", 1),
-        ("max(1, 2.5, 2)", 2.5),
-        ("round(pi, 2)", 3.14),
-        ("factorial(5) ^ 1", 120),
-        ("2 ** -1", 0.5),
-    ],
-)
-def test_calculator_computes(expression: str, expected: float) -> None:
-    assert calculator(expression) == expected
-
-
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "__import__('os')",
-        "().__class__",
-        "abs.__self__",
-        "9**9**9",
-        "9**999999",
-        "(9**999)**999",
-        "factorial(100000)",
-        "factorial(-1)",
-        "1/0",
-        "(-8) ** 0.5",
-        "'a' * 9",
-        "[1, 2]",
-        "x + 1",
-        "open('f')",
-        "lambda: 1",
-        "1 if 1 else 2",
-        "max(*[1, 2])",
-        "sqrt(-1)",
-        "10.0 ** 400",
-        "",
-        "1 +",
-        "(" * 500 + "1" + ")" * 500,
-        "1+" * 600 + "1",
-        "True + 1",
-    ],
-)
-def test_d6_calculator_refuses_what_is_not_arithmetic(expression: str) -> None:
-    with pytest.raises(CalculationError):
-        calculator(expression)
-
-
-# --- processes
-
-
-def exits() -> None:
-    os._exit(7)
-
-
-def sleeps() -> None:
-    time.sleep(60)
-
-
-def doubles(x: int) -> int:
-    return 2 * x
-
-
-def raises() -> None:
-    raise ValueError("no")
-
-
-async def wanders(x: int) -> int:
-    await trio.lowlevel.checkpoint()
-    return x
-
-
-async def test_process_tool_gives_its_result() -> None:
-    assert await Tool(doubles, backend="python").run({"x": 21}) == 42
-    assert await Tool(wanders, backend="python").run({"x": 1}) == 1
-    with pytest.raises(ToolFailedError, match="ValueError: no"):
-        await Tool(raises, backend="python").run({})
-
-
-async def test_d3_process_tool_that_exits_or_hangs_takes_nothing_with_it() -> None:
-    with pytest.raises(ToolCrashedError, match="ended with 7"):
-        await Tool(exits, backend="python").run({})
-    started = trio.current_time()
-    with pytest.raises(ToolTimeoutError):
-        await Tool(sleeps, backend="python", timeout=0.5).run({})
-    assert trio.current_time() - started < 5
-
-
-async def test_python_tool_runs_source_within_limits() -> None:
-    python = python_tool(timeout=10, max_memory_mb=300)
-    found = await python.run({"source": "print('hi')\nx = 6\nx * 7"})
-    assert found == {"printed": "hi\n", "value": "42"}
-    with pytest.raises(ToolFailedError, match="NameError"):
-        await python.run({"source": "nothing"})
-    with pytest.raises(ToolFailedError, match="MemoryError"):
-        await python.run({"source": "x = 'a' * 10**9"})
-    with pytest.raises((ToolCrashedError, ToolTimeoutError)):
-        await python_tool(timeout=3, cpu_seconds=1).run({"source": "while True: pass"})
-
-
-@pytest.mark.parametrize(
     ("option", "value", "problem"),
     [
         ("timeout", math.nan, "timeout of more than 0 seconds, not nan"),
@@ -418,44 +269,6 @@ def test_limits_that_no_call_can_keep_are_refused(
 ) -> None:
     with pytest.raises(ToolDefinitionError, match=f"'search' needs {problem}"):
         Tool(search, idempotent=True, **{option: value})
-
-
-async def test_an_approval_that_never_comes_is_a_refusal(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async def ask(given: Tool, arguments: object) -> bool:
-        await trio.sleep_forever()
-        return True
-
-    asking = Tool(search, approve=ask, approve_timeout=60)
-    with pytest.raises(ToolDeniedError, match="nobody answered within 60s"):
-        await asking.run({"query": "x"})
-    assert trio.current_time() == pytest.approx(60)
-
-
-async def test_what_is_approved_when_its_caller_has_gone_is_not_run() -> None:
-    ran: list[str] = []
-    asked, approved = trio.Event(), trio.Event()
-
-    async def ask(given: Tool, arguments: object) -> bool:
-        asked.set()
-        await approved.wait()
-        return True
-
-    async def pay(to: str) -> None:
-        ran.append(to)
-
-    async with open_node() as node:
-        registry = await node.start(ToolRegistry())
-        await registry.call(ToolRegistry.register, Tool(pay, approve=ask))
-        found = await registry.call(ToolRegistry.lookup, "pay")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(found.run, {"to": "Eve"})
-            await asked.wait()
-            nursery.cancel_scope.cancel()
-        approved.set()
-        await trio.testing.wait_all_tasks_blocked()
-    assert ran == []
 
 
 async def test_threads_that_never_come_back_stop_nobody_but_their_tool() -> None:

@@ -13,7 +13,7 @@ from dspex import App, Run
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
-from tests.worker.test_aio import app
+from tests.worker.triage_app import app
 
 
 def test_many_threads_share_one_runtime() -> None:
