@@ -13,8 +13,8 @@ from dspex.providers.lm import Capabilities
 from dspex.worker.app import Runtime
 from dspex.worker.durable import RUNS
 from dspex.worker.open_runtime import open_runtime
+from tests.integration.chain_program import CHAIN, answers, query
 from tests.integration.dspex_command import eventually
-from tests.integration.test_durable_runs import CHAIN, answers, query
 
 
 class HeldLM:

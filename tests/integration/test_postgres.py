@@ -27,8 +27,8 @@ from dspex.runtime.journal import (
     connect,
 )
 from dspex.worker.open_runtime import open_runtime
+from tests.integration.chain_program import CHAIN, answers
 from tests.integration.postgres_server import postgres_server
-from tests.integration.test_durable_runs import CHAIN, answers
 from tests.journal.conftest import effect_of, opened, run_of
 
 ROOT = Path(__file__).parents[2]
