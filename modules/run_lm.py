@@ -119,12 +119,12 @@ class RunLM(Wrapper[LM]):
     async def _perform(
         self, lm: LM, request: Request, call: Callable[[], Awaitable[Response]]
     ) -> Response:
+        asked = request.to_json()
         response = await self._effects.perform(
             f"{lm.name}:{request.fingerprint()}",
             call,
             codec=model_call(lm.name),
-            # Told, and kept: made once.
-            request=cache(request.to_json),
+            request=lambda: asked,
         )
         self.usage += response.usage
         cost = response_cost(lm.name, response)

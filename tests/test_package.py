@@ -117,7 +117,7 @@ import dspex.sync
 from dspex.aio import AioRuntime, open_runtime
 assert dspex.sync.open_runtime is dspex.worker.sync.open_runtime
 assert dspex.aio is sys.modules["dspex.aio"] and dspex.aio.open_runtime is open_runtime
-print([name for name in ("starlette", "hypercorn", "jinja2") if name in sys.modules])
+print([name for name in ("starlette", "jinja2") if name in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

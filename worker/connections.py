@@ -1,31 +1,32 @@
-"""Connections: the worker's sockets, between trio and hypercorn's HTTP.
+"""Connections: HTTP/1.1 between the worker's sockets and its ASGI app, by h11.
 
-Hypercorn's own connection starts and cancels a task around each request, to end a
-silent client, and writes an answer in three pieces: together a tenth of what the worker
-takes for a small run. Here one task looks after all silent clients, and an answer that
-is there as a whole goes out as a whole.
+A client is one task, which reads a request, has the app answer it, and reads the next.
+Nothing is read while the app has not asked for it, so what a client sends ahead waits
+in its socket. One more task looks after all that are silent.
 """
 
 import math
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
+from urllib.parse import unquote
+from wsgiref.handlers import format_date_time
 
+import h11
 import trio
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol import ProtocolWrapper
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message
 
 _CHUNK_BYTES: Final = 65_536
 _CHUNK_SECONDS: Final = 10.0
 """How long a client may take to read a chunk; who takes longer is gone."""
 
+_BACKLOG: Final = 4_096
+_MAX_HEAD_BYTES: Final = 16_384
 _LOOKS_PER_TIMEOUT: Final = 10
+_LINGER_SECONDS: Final = 1.0
+_NO_BODY: Final = frozenset({204, 304})
 # Busy: while it is being closed.
 _GONE: Final = (
     trio.BrokenResourceError,
@@ -36,26 +37,26 @@ _GONE: Final = (
 
 async def serve_clients(
     app: ASGIApp,
-    config: Config,
     bound: socket.socket,
     *,
     until: Callable[[], Awaitable[object]],
+    silent_seconds: float = 5.0,
+    graceful_seconds: float = 3.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer who connects until `until` returns; then give clients time to leave.
 
-    `bound` is closed here. A client that asks for nothing for as long as
-    `config.keep_alive_timeout` is left, one that is being answered when it ends has
-    `config.graceful_timeout`.
+    `bound` is closed here. A client that asks for nothing for `silent_seconds` is left;
+    one that is being answered at the end has `graceful_seconds` more.
     """
-    context = WorkerContext(None)
     clients: set[_Connection] = set()
+    is_ending = False
 
     async def talk(stream: trio.SocketStream) -> None:
-        connection = _Connection(stream)
+        connection = _Connection(stream, app)
         clients.add(connection)
         try:
-            await connection.run(app, config, context)
+            await connection.run(lambda: is_ending)
         finally:
             clients.discard(connection)
 
@@ -64,12 +65,11 @@ async def serve_clients(
             await connection.leave_if_silent(seconds)
 
     async def look_after() -> None:
-        seconds = config.keep_alive_timeout
         while True:
-            await trio.sleep(seconds / _LOOKS_PER_TIMEOUT)
-            await leave_silent(seconds)
+            await trio.sleep(silent_seconds / _LOOKS_PER_TIMEOUT)
+            await leave_silent(silent_seconds)
 
-    bound.listen(config.backlog)
+    bound.listen(_BACKLOG)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
     async with trio.open_nursery() as talks:
         async with trio.open_nursery() as nursery:
@@ -78,8 +78,8 @@ async def serve_clients(
             task_status.started()
             await until()
             nursery.cancel_scope.cancel()
-        await context.terminated.set()
-        talks.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+        is_ending = True
+        talks.cancel_scope.deadline = trio.current_time() + graceful_seconds
         await leave_silent(0.0)
 
 
@@ -93,120 +93,185 @@ async def _accept(
 
 
 class _Connection:
-    """One client: what it sends goes to hypercorn, what that says to the client."""
+    """One client."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, app: ASGIApp) -> None:
         self._stream = stream
-        self._unsent: list[bytes] = []
-        self._is_held = False
-        self._is_writing = False
-        self._is_closed = False
+        self._app = app
+        self._http = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=_MAX_HEAD_BYTES
+        )
         # Since when it has asked for nothing; inf while it is being answered.
         self._silent_since = trio.current_time()
+        own = stream.socket
+        self.client = self.server = None
+        with suppress(OSError):  # it has left already
+            self.server, self.client = own.getsockname()[:2], own.getpeername()[:2]
 
-    async def run(self, app: ASGIApp, config: Config, context: WorkerContext) -> None:
+    async def run(self, is_ending: Callable[[], bool]) -> None:
         """Answer what the client asks, until one of the two has left."""
-        self._app = app
-        own = self._stream.socket
         try:
-            server, client = own.getsockname()[:2], own.getpeername()[:2]
-        except OSError:
-            server = client = None  # it has left already
-        try:
-            async with TaskGroup() as tasks:
-                self._protocol = ProtocolWrapper(
-                    cast("AppWrapper", self._answer),  # its own ASGI types
-                    config,
-                    context,
-                    tasks,
-                    ConnectionState({}),
-                    False,
-                    client,
-                    server,
-                    self._send,
-                )
-                await self._protocol.initiate()
-                await self._read()
+            while not is_ending():
+                self._silent_since = trio.current_time()
+                request = await self._next_request()
+                if request is None:
+                    break
+                self._silent_since = math.inf
+                await _Exchange(self, self._http, self._app, request).run()
+                if self._http.states != {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+                    break
+                self._http.start_next_cycle()
+            await self._leave()
+        except h11.RemoteProtocolError as error:
+            with suppress(*_GONE):
+                await self.refuse(error.error_status_hint)
+                await self._leave()
+        except _GONE:
+            pass
         finally:
-            await self._close()
+            await trio.aclose_forcefully(self._stream)
 
     async def leave_if_silent(self, seconds: float) -> None:
         """Close the connection if it has not been used for so long."""
-        silent = trio.current_time() - self._silent_since
-        if silent >= seconds and not self._is_writing:
-            await self._protocol.handle(Closed())
-            await self._stream.aclose()
-
-    async def _read(self) -> None:
-        with suppress(*_GONE):
-            while data := bytes(await self._stream.receive_some(_CHUNK_BYTES)):
-                await self._protocol.handle(RawData(data))
-            await self._protocol.handle(RawData(b""))
-        await self._protocol.handle(Closed())
-
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, *_: object
-    ) -> None:
-        """Have the app answer; the head goes out with what follows it."""
-        is_alone = scope["http_version"] in ("1.0", "1.1")
-        head: Message | None = None
-
-        async def held(message: Message) -> None:
-            nonlocal head
-            if message["type"] == "http.response.start":
-                head = message
-                return
-            first, head = head, None
-            # Of HTTP/2 others may have to be heard for this one to go on.
-            self._is_held = is_alone
-            try:
-                if first is not None:
-                    await send(first)
-                await send(message)
-            finally:
-                self._is_held = False
-            await self._flush()
-
-        await self._app(scope, receive, held)
-
-    async def _send(self, event: Event) -> None:
-        """Do what hypercorn wants: send, close, or know whether it is idle."""
-        if isinstance(event, RawData):
-            if not self._is_closed:
-                self._unsent.append(event.data)
-            if not self._is_held:
-                await self._flush()
-        elif isinstance(event, Updated):
-            self._silent_since = trio.current_time() if event.idle else math.inf
-        elif isinstance(event, Closed):
-            await self._flush()
-            await self._close()
-            await self._protocol.handle(Closed())
-
-    async def _flush(self) -> None:
-        if self._is_writing or self._is_closed:
-            return  # who writes takes it along
-        self._is_writing = True
-        try:
-            while data := b"".join(self._unsent):
-                self._unsent.clear()
-                for start in range(0, len(data), _CHUNK_BYTES):
-                    # Half a chunk would spoil what comes after.
-                    with trio.move_on_after(_CHUNK_SECONDS, shield=True) as scope:
-                        await self._stream.send_all(data[start : start + _CHUNK_BYTES])
-                    if scope.cancelled_caught:
-                        raise trio.BrokenResourceError
-        except _GONE:
-            self._is_closed = True
-            await self._protocol.handle(Closed())
+        if trio.current_time() - self._silent_since >= seconds:
             await trio.aclose_forcefully(self._stream)
-        finally:
-            self._is_writing = False
-        if self._silent_since < math.inf:
-            self._silent_since = trio.current_time()
 
-    async def _close(self) -> None:
-        self._is_closed = True
+    async def _next_request(self) -> h11.Request | None:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            await self.read()
+        return event if isinstance(event, h11.Request) else None
+
+    async def read(self) -> bytes:
+        """Hand on what the client sends next; nothing if it has left."""
+        data = bytes(await self._stream.receive_some(_CHUNK_BYTES))
+        self._http.receive_data(data)
+        return data
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send it all, also when cancelled: a part would spoil what comes after."""
+        data = b"".join([self._http.send(event) or b"" for event in events])
+        for start in range(0, len(data), _CHUNK_BYTES):
+            with trio.move_on_after(_CHUNK_SECONDS, shield=True) as scope:
+                await self._stream.send_all(data[start : start + _CHUNK_BYTES])
+            if scope.cancelled_caught:
+                await trio.aclose_forcefully(self._stream)
+                raise trio.BrokenResourceError
+
+    async def refuse(self, status: int) -> None:
+        """Answer what cannot be answered otherwise."""
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            headers = [(b"content-length", b"0"), (b"connection", b"close"), _date()]
+            head = h11.Response(status_code=status, headers=headers)
+            await self.send(head, h11.EndOfMessage())
+
+    async def _leave(self) -> None:
+        """Close; what is left unread would take the answer from the client."""
+        await self._stream.send_eof()
+        with trio.move_on_after(_LINGER_SECONDS):
+            while await self._stream.receive_some(_CHUNK_BYTES):
+                pass
+
+
+class _Exchange:
+    """One request and its answer, as the app sees them."""
+
+    def __init__(
+        self,
+        connection: _Connection,
+        http: h11.Connection,
+        app: ASGIApp,
+        request: h11.Request,
+    ) -> None:
+        self._connection = connection
+        self._http = http
+        self._app = app
+        self._request = request
+        self._is_read = False
+        self._has_body = True
+        self._fault: int | None = None
+        # It goes out with what follows it.
+        self._head: Message | None = None
+
+    async def run(self) -> None:
+        """Have the app answer; what it leaves out is an error."""
+        request = self._request
+        raw, _, query = request.target.partition(b"?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": request.http_version.decode(),
+            "method": request.method.decode(),
+            "scheme": "http",
+            "path": unquote(raw.decode("latin-1")),
+            "raw_path": raw,
+            "query_string": query,
+            "root_path": "",
+            "headers": list(request.headers),
+            "client": self._connection.client,
+            "server": self._connection.server,
+        }
+        await self._app(scope, self._receive, self._send)
+        await self._connection.refuse(self._fault or 500)
+        with suppress(h11.RemoteProtocolError):
+            # What has come anyway is read, so that the client can go on.
+            while not self._is_read and self._http.next_event() is not h11.NEED_DATA:
+                self._is_read = self._http.their_state is not h11.SEND_BODY
+
+    async def _receive(self) -> Message:
+        if self._is_read:
+            return await self._wait_left()
+        http = self._http
+        parts: list[bytes] = []
+        try:
+            while True:
+                event = http.next_event()
+                if isinstance(event, h11.Data):
+                    parts.append(bytes(event.data))
+                elif event is not h11.NEED_DATA:
+                    self._is_read = True
+                    return {"type": "http.request", "body": b"".join(parts)}
+                elif parts:
+                    body = b"".join(parts)
+                    return {"type": "http.request", "body": body, "more_body": True}
+                else:
+                    if http.they_are_waiting_for_100_continue:
+                        go_on = h11.InformationalResponse(status_code=100, headers=[])
+                        await self._connection.send(go_on)
+                    await self._connection.read()
+        except h11.RemoteProtocolError as error:
+            self._fault, self._is_read = error.error_status_hint, True
+        except _GONE:
+            self._is_read = True
+        return {"type": "http.disconnect"}
+
+    async def _wait_left(self) -> Message:
+        ahead = 0
         with suppress(*_GONE):
-            await self._stream.send_eof()
-        await self._stream.aclose()
+            while self._fault is None and (data := await self._connection.read()):
+                ahead += len(data)
+                if ahead > _CHUNK_BYTES:
+                    await trio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._head = message
+            return
+        out: list[h11.Event] = []
+        head, self._head = self._head, None
+        if head is not None:
+            self._has_body = (
+                self._request.method != b"HEAD" and head["status"] not in _NO_BODY
+            )
+            headers = [*head.get("headers", ()), _date()]
+            out.append(h11.Response(status_code=head["status"], headers=headers))
+        if (body := message.get("body", b"")) and self._has_body:
+            out.append(h11.Data(data=body))
+        if not message.get("more_body", False):
+            out.append(h11.EndOfMessage())
+        with suppress(*_GONE):
+            await self._connection.send(*out)
+
+
+def _date() -> tuple[bytes, bytes]:
+    return (b"date", format_date_time(time.time()).encode())

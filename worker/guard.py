@@ -114,18 +114,12 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1003})
-            return
-        refusal = self._refuse(scope, _headers_of(scope))
-        if refusal is not None:
-            await refusal(scope, receive, _with_headers(send))
-            return
         send = _with_headers(send)
         try:
+            refusal = self._refuse(scope, _headers_of(scope))
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
             stream = await self._answer(scope, receive, send)
             if stream is not None:
                 # From here: the frames below would stay as long as the stream.

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from hypercorn.config import Config
 
 from dspex.providers.lm import LM
 from dspex.runtime import DspexError
@@ -201,12 +200,6 @@ async def listen(
 
     `bound` is what `bind` gave; it is closed here.
     """
-    config = Config()
-    config.accesslog = None
-    config.loglevel = "WARNING"
-    config.include_server_header = False
-    config.graceful_timeout = _CONNECTION_SECONDS
-    config.backlog = 4096
     taken = socket.socket(fileno=bound)
     taken.setblocking(False)
     host, port = taken.getsockname()[:2]
@@ -214,9 +207,12 @@ async def listen(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.keep_streams)
         await nursery.start(
-            partial(serve_clients, until=service.closing.wait),
+            partial(
+                serve_clients,
+                until=service.closing.wait,
+                graceful_seconds=_CONNECTION_SECONDS,
+            ),
             make_api(service, Observer(service).routes()),
-            config,
             taken,
         )
         task_status.started([f"http://{where}:{port}"])

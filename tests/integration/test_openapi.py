@@ -9,7 +9,6 @@ import trio
 from pydantic import SecretStr
 
 pytest.importorskip("starlette")
-pytest.importorskip("hypercorn")
 
 from dspex import App, Program, Step
 from dspex.testing import ScriptedLM

@@ -9,9 +9,8 @@ from functools import partial
 import pytest
 import trio
 
-pytest.importorskip("hypercorn")
+pytest.importorskip("starlette")
 
-from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
 from dspex.worker import connections
@@ -32,6 +31,24 @@ class Server:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = scope["path"].encode()
+        if body == b"/echo":
+            body = b""
+            more = True
+            while more:
+                asked = await receive()
+                if asked["type"] == "http.disconnect":
+                    self.left.set()
+                    return
+                body += asked["body"]
+                more = asked.get("more_body", False)
+        if body == b"/until-left":
+            assert (await receive())["type"] == "http.request"
+            self.arrived.set()
+            assert (await receive())["type"] == "http.disconnect"
+            self.left.set()
+            return
+        if body == b"/nothing":
+            return
         if body == b"/huge":
             body *= 2_000_000
         length = (b"content-length", b"%d" % len(body))
@@ -68,16 +85,17 @@ async def read(client: trio.SocketStream, until: bytes) -> bytes:
 async def open_server(
     *, silent_seconds: float = 60, graceful_seconds: float = SOON
 ) -> AsyncGenerator[Server]:
-    config = Config()
-    config.accesslog = config.errorlog = None
-    config.keep_alive_timeout = silent_seconds
-    config.graceful_timeout = graceful_seconds
     bound = socket.create_server(("127.0.0.1", 0))
     bound.setblocking(False)
     server = Server(bound.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        serve = partial(serve_clients, until=server.closing.wait)
-        await nursery.start(serve, server, config, bound)
+        serve = partial(
+            serve_clients,
+            until=server.closing.wait,
+            silent_seconds=silent_seconds,
+            graceful_seconds=graceful_seconds,
+        )
+        await nursery.start(serve, server, bound)
         yield server
         server.closing.set()
 
@@ -155,7 +173,7 @@ async def test_the_end_waits_no_longer_than_it_may() -> None:
         await client.send_all(asked("/late"))
         await server.arrived.wait()
         server.closing.set()
-        assert (await read(client, b"more")).startswith(b"HTTP/1.1 500")
+        assert await read(client, b"more") == b""
 
 
 async def test_a_client_that_does_not_read_is_left(
@@ -178,3 +196,84 @@ async def test_a_client_that_leaves_while_it_is_answered_harms_no_other() -> Non
         async with await server.connect() as client:
             await client.send_all(asked("/d"))
             assert (await read(client, b"/d")).endswith(b"/d")
+
+
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"content-length: 3\r\n\r\nabc", CHUNKED])
+@pytest.mark.parametrize("pieces", [1, 10, 1_000])
+async def test_a_body_may_come_in_pieces(rest: bytes, pieces: int) -> None:
+    request = b"POST /echo HTTP/1.1\r\nhost: x\r\n" + rest
+    size = max(1, len(request) // pieces)
+    async with open_server() as server, await server.connect() as client:
+        for start in range(0, len(request), size):
+            await client.send_all(request[start : start + size])
+            await trio.lowlevel.checkpoint()
+        assert (await read(client, b"abc")).endswith(b"\r\n\r\nabc")
+
+
+async def test_a_client_that_asks_before_it_sends_a_body_is_told_to_go_on() -> None:
+    head = b"POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(head + b"content-length: 3\r\n\r\n")
+        assert (await read(client, b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        await client.send_all(b"abc")
+        assert (await read(client, b"abc")).endswith(b"abc")
+
+
+async def test_what_is_no_http_is_refused() -> None:
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(b"what is this\r\n\r\n")
+        assert (await read(client, b"more")).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"1\r\nab\r\n"])
+async def test_a_body_that_is_no_http_is_refused(body: bytes) -> None:
+    head = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(head + body)
+        assert (await read(client, b"more")).startswith(b"HTTP/1.1 400")
+        assert server.left.is_set()
+
+
+async def test_an_answer_to_head_has_no_body() -> None:
+    request = asked("/a").replace(b"GET", b"HEAD")
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(request + asked("/b"))
+        answers = await read(client, b"/b")
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert b"/a" not in answers
+
+
+async def test_an_app_that_gives_no_answer_is_a_500() -> None:
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(asked("/nothing"))
+        assert (await read(client, b"more")).startswith(b"HTTP/1.1 500")
+
+
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+async def test_a_body_that_nobody_reads_does_not_take_the_answer(size: int) -> None:
+    head = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
+    async with open_server() as server:
+        for _ in range(10):
+            async with await server.connect() as client:
+                await client.send_all(head + b"x" * size)
+                assert (await read(client, b"/a")).endswith(b"/a")
+
+
+async def test_a_client_that_only_ends_its_side_is_answered() -> None:
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(asked("/a"))
+        await client.send_eof()
+        assert (await read(client, b"more")).endswith(b"/a")
+
+
+async def test_an_app_that_waits_hears_that_its_client_has_left() -> None:
+    async with open_server() as server:
+        async with await server.connect() as client:
+            await client.send_all(asked("/until-left"))
+            with trio.fail_after(SOON):
+                await server.arrived.wait()
+        with trio.fail_after(SOON):
+            await server.left.wait()

@@ -11,7 +11,6 @@ import trio
 import trio.testing
 
 pytest.importorskip("starlette")
-pytest.importorskip("hypercorn")
 pytest.importorskip("jinja2")
 
 from dspex.runtime import Actor, Node, open_node

@@ -11,7 +11,6 @@ import pytest
 import trio
 
 pytest.importorskip("starlette")
-pytest.importorskip("hypercorn")
 
 import dspex
 from dspex import App, Program, Step
