@@ -120,8 +120,9 @@ class Soak:
             while self.clients.open:
                 await trio.sleep(0.1)
         # Idle threads end after 10 seconds, idle connections to the model after 30, at
-        # the next use: as many as the load had open a moment ago are no leak.
-        await trio.sleep(31)
+        # the next use, idle dspy processes after 60: as many as the load had a moment
+        # ago are no leak.
+        await trio.sleep(65)
         await self.clients.one("wait")
         # The first answer lets the client close what it has kept for too long.
         await self._client.get("/healthz")
