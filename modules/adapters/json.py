@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 from dspex.modules.adapters.chat import ChatAdapter
 from dspex.modules.adapters.json_text import (
@@ -25,7 +24,7 @@ from dspex.modules.fields import Field
 from dspex.modules.repair_parser import UnrepairableError
 from dspex.modules.signature import Inputs, Signature
 from dspex.providers.lm import Capabilities
-from dspex.providers.messages import Choice, OutputSchema, Request
+from dspex.providers.messages import Choice, Request
 
 
 class JSONAdapter(TextAdapter):
@@ -42,9 +41,6 @@ class JSONAdapter(TextAdapter):
     def __init__(self, *, max_string_length: int | None = None) -> None:
         super().__init__()
         self.max_string_length = max_string_length
-        self._schemas: WeakKeyDictionary[Signature, OutputSchema | None] = (
-            WeakKeyDictionary()
-        )
 
     def describe_task(self, signature: Signature) -> str:
         """Give the task, and the keys of the object with their types."""
@@ -94,7 +90,8 @@ class JSONAdapter(TextAdapter):
         )
         if not capabilities.json_schema:
             return request
-        return Request(request.messages, self._schema(signature))
+        schema = output_schema(signature, max_string_length=self.max_string_length)
+        return Request(request.messages, schema)
 
     def parse(self, signature: Signature, choice: Choice) -> Reading:
         """Read the outputs from the JSON object in the answer.
@@ -119,15 +116,6 @@ class JSONAdapter(TextAdapter):
             if reading is None:
                 raise
             return reading
-
-    def _schema(self, signature: Signature) -> OutputSchema | None:
-        try:
-            # In one look: an equal signature that is the key may be gone by the next.
-            return self._schemas[signature]
-        except KeyError:
-            made = output_schema(signature, max_string_length=self.max_string_length)
-            self._schemas[signature] = made
-            return made
 
     def read(self, signature: Signature, found: Outputs) -> Reading:
         """Read the outputs from an object, such as the arguments of a tool call.

@@ -1,7 +1,8 @@
 """The JSON schema of a signature's outputs, as providers accept it."""
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import pydantic
 
@@ -12,6 +13,9 @@ from dspex.providers.messages import OutputSchema
 Schema: TypeAlias = dict[str, Any]
 
 _NAME = "outputs"
+# Making one takes longer than all else that is done for a request.
+_KEPT: Final = WeakKeyDictionary[Signature, dict[int | None, OutputSchema | None]]()
+
 _BOUNDED = frozenset({"enum", "const", "format", "pattern", "maxLength"})
 
 
@@ -21,8 +25,19 @@ def output_schema(
     """Give the schema of the outputs: all keys required, no others, in order.
 
     It is strict unless an output has keys of its own choice (`dict[str, int]`), which
-    strict schemas cannot say. None when a type has no JSON schema at all.
+    strict schemas cannot say. None when a type has no JSON schema at all. It is made
+    once for a signature and is nobody's to change.
     """
+    # In one look: an equal signature that is the key may be gone by the next.
+    kept = _KEPT.get(signature)
+    if kept is None:
+        kept = _KEPT[signature] = {}
+    if max_string_length not in kept:
+        kept[max_string_length] = _make(signature, max_string_length)
+    return kept[max_string_length]
+
+
+def _make(signature: Signature, max_string_length: int | None) -> OutputSchema | None:
     fields = signature.output_fields
     try:
         found, shared = pydantic.TypeAdapter.json_schemas(

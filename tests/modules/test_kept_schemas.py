@@ -1,6 +1,7 @@
 """What an adapter keeps of a signature may go with an equal signature at any time."""
 
 from dspex.modules.adapters.json import JSONAdapter
+from dspex.modules.adapters.schema import output_schema
 from dspex.modules.signature import Signature
 from dspex.providers import Capabilities, OutputSchema
 
@@ -35,3 +36,12 @@ def test_a_schema_is_made_again_when_its_signature_goes_during_the_look() -> Non
     first = schema_of(adapter, alive[0])
     assert schema_of(adapter, Forgetting("question -> answer")) == first
     assert not alive
+
+
+def test_a_schema_is_made_once_for_a_signature_and_a_bound() -> None:
+    signature = Signature("question -> answer")
+    made = output_schema(signature)
+    assert made is output_schema(signature)
+    bounded = output_schema(signature, max_string_length=10)
+    assert bounded is output_schema(signature, max_string_length=10)
+    assert bounded != made
