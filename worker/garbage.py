@@ -8,9 +8,7 @@ import trio
 
 from dspex.runtime.threads import run_in_thread
 
-# What a burst of runs took stays with the C library, in pieces between what is in use:
-# it does not give it back by itself.
-_TRIM_SECONDS: Final = 30.0
+_TIDY_SECONDS: Final = 10.0
 
 # Python's own first threshold of 700 is crossed several times within one run.
 _YOUNG: Final = 10_000
@@ -28,9 +26,17 @@ def settle_memory() -> None:
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
 
 
-async def trim_memory() -> None:
-    """Give what is free back to the system now and then, until cancelled."""
+async def keep_tidy() -> None:
+    """Collect cycles and give what is free back to the system, until cancelled.
+
+    Left to itself Python waits for a million new objects before it looks at all of
+    them, and a burst of runs that failed or were cancelled stays for as long. And the C
+    library keeps what has become free between what is in use. Both take some
+    milliseconds here.
+    """
     trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Any: a C function
-    while trim is not None:  # glibc's; others have none
-        await trio.sleep(_TRIM_SECONDS)
-        await run_in_thread(trim, 0)
+    while True:
+        await trio.sleep(_TIDY_SECONDS)
+        gc.collect()
+        if trim is not None:  # glibc's; other libraries have none
+            await run_in_thread(trim, 0)

@@ -26,7 +26,7 @@ from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.connections import serve_clients
 from dspex.worker.errors import RuntimeStoppedError
-from dspex.worker.garbage import settle_memory, trim_memory
+from dspex.worker.garbage import keep_tidy, settle_memory
 from dspex.worker.guard import Sessions
 from dspex.worker.http_api import make_api
 from dspex.worker.loading import Loader
@@ -132,7 +132,7 @@ class _Worker:
                 log.info("worker_ready", url=url, pid=os.getpid())
                 self._notifier.tell("READY=1")
                 nursery.start_soon(self._keep_alive, service)
-                nursery.start_soon(trim_memory)
+                nursery.start_soon(keep_tidy)
                 await self._told_to_end.wait()
                 status = await self._drain(service)
                 nursery.cancel_scope.deadline = (
