@@ -9,14 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import structlog.testing
 import trio
 
-from dspex.runtime import ActorRef, CalleeExitedError, Node, StartError, open_node
+from dspex.runtime import ActorRef, CalleeExitedError, Node, open_node
 from dspex.runtime.bridge import (
-    BridgeUnavailableError,
     DspyBridge,
     DspyCall,
     DspyResult,
@@ -26,6 +24,8 @@ from dspex.runtime.bridge import (
     UnsupportedValueError,
     WorkerDiedError,
 )
+from dspex.runtime.bridge.testing import no_model
+from tests.integration.bridge_processes import is_running
 
 USER_MODULE = '''
 import os, subprocess, sys, time
@@ -96,10 +96,6 @@ class Model:
         return answer(self.texts.pop(0))
 
 
-async def no_model(request: dict[str, Any]) -> dict[str, Any]:
-    raise AssertionError(f"no model call was expected: {request}")
-
-
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     async with open_node() as node:
@@ -121,14 +117,6 @@ async def run(
     bridge: ActorRef[DspyBridge], call: DspyCall, model: ModelHandler
 ) -> DspyResult:
     return await bridge.call(DspyBridge.run, call, model, timeout=20)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 async def eventually(claim: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -341,45 +329,6 @@ async def test_l6_a_killed_actor_leaves_no_process_behind(
     assert is_running(grandchild)
     bridge.exit("kill")
     await eventually(lambda: not is_running(pid) and not is_running(grandchild))
-
-
-async def test_without_dspy_the_start_says_what_to_install(
-    node: Node, tmp_path: Path
-) -> None:
-    python = tmp_path / "python"
-    # An interpreter that has msgspec and no dspy.
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib/msgspec").symlink_to(Path(msgspec.__file__).parent)
-    python.write_text(
-        f'#!/bin/sh\nPYTHONPATH={tmp_path}/lib exec {sys.executable} -S "$@"\n'
-    )
-    python.chmod(0o755)
-    with pytest.raises(StartError) as caught:
-        await node.start(DspyBridge(python=str(python)))
-    reason = caught.value.reason
-    assert isinstance(reason, BridgeUnavailableError)
-    assert "dspy is not installed; run `pip install 'dspex[dspy]'`" in str(reason)
-
-
-async def test_a_missing_interpreter_is_named(node: Node) -> None:
-    with pytest.raises(StartError) as caught:
-        await node.start(DspyBridge(python="/no/such/python"))
-    assert isinstance(caught.value.reason, BridgeUnavailableError)
-    assert "/no/such/python cannot host dspy" in str(caught.value.reason)
-
-
-async def test_l3_a_child_that_cannot_start_shows_its_last_lines(
-    node: Node, tmp_path: Path
-) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho wrong libc >&2\nexit 7\n")
-    python.chmod(0o755)
-    with pytest.raises(StartError) as caught:
-        await node.start(DspyBridge(python=str(python)))
-    reason = caught.value.reason
-    assert isinstance(reason, WorkerDiedError)
-    assert reason.status == 7
-    assert reason.last_lines == ("wrong libc",)
 
 
 async def test_hosting_writes_no_file(node: Node, tmp_path: Path, folder: Path) -> None:

@@ -28,8 +28,7 @@ from dspex.runtime.bridge import (
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
 from dspex.supervisors import ChildSpec, Supervisor
-
-HOSTED = Path(__file__).parent / "hosted"
+from tests.integration.bridge_processes import HOSTED, run
 
 
 @pytest.fixture
@@ -41,14 +40,6 @@ async def node() -> AsyncIterator[Node]:
 async def start(node: Node, **settings: Any) -> ActorRef[DspyPool]:
     pool = DspyPool(PoolSettings(**settings), search_path=[HOSTED])
     return await node.start(pool, name="pool")
-
-
-async def run(
-    pool: ActorRef[DspyPool], function: str, *, timeout: float = 30, **inputs: object
-) -> dict[str, Any]:
-    call = DspyCall(module=f"hosted_faults:{function}", inputs=inputs, timeout=timeout)
-    result = await pool.call(DspyPool.run, call, no_model, timeout=60)
-    return result.outputs
 
 
 async def statistics(pool: ActorRef[DspyPool]) -> PoolStatistics:

@@ -1,12 +1,76 @@
-"""Fields of a hosted run that come faster than whoever hears of them can take them."""
+"""Fields of a hosted run, told while they are written."""
 
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
+import trio.lowlevel
 
-from dspex.runtime import open_node
-from dspex.runtime.bridge import DspyCall, DspyPool, PoolSettings
+from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime.bridge import (
+    DspyCall,
+    DspyPool,
+    PoolSettings,
+)
 from dspex.runtime.bridge.testing import ScriptedModel, fields
+
+HOSTED = Path(__file__).parent / "hosted"
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    async with open_node() as node:
+        yield node
+
+
+@pytest.fixture
+async def pool(node: Node) -> ActorRef[DspyPool]:
+    settings = PoolSettings(spares=0)
+    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
+
+
+class Typewriter(ScriptedModel):
+    """Tells its text in pieces of five letters."""
+
+    async def stream(
+        self, request: dict[str, Any], tell: Callable[[str], None]
+    ) -> dict[str, Any]:
+        answer = await self(request)
+        text = answer["choices"][0]["text"]
+        for start in range(0, len(text), 5):
+            tell(text[start : start + 5])
+            await trio.lowlevel.checkpoint()
+        return answer
+
+
+@pytest.mark.parametrize("model", [Typewriter, ScriptedModel])
+async def test_fields_are_streamed_while_the_model_writes(
+    pool: ActorRef[DspyPool], model: type[ScriptedModel]
+) -> None:
+    text = "bees make honey out of nectar, and wax out of honey"
+    call = DspyCall(
+        module="dspy.ChainOfThought",
+        signature="question -> answer",
+        inputs={"question": "What do bees make?"},
+        adapter="chat",
+        stream=["answer"],
+    )
+    events: list[dict[str, Any]] = []
+
+    async def hear(event: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        events.append(event)
+
+    script = model(fields(reasoning="I know bees", answer=text, completed=""))
+    result = await pool.call(DspyPool.run, call, script, None, hear, timeout=30)
+    assert result.outputs == {"reasoning": "I know bees", "answer": text}
+    assert result.usage["output_tokens"] == 5
+    assert {event["field"] for event in events} == {"answer"}
+    assert "".join(event["text"] for event in events).strip() == text
+    assert len(events) > 5
+    assert events[-1]["is_last"]
 
 
 async def test_a_listener_that_is_slow_is_told_the_same_text_in_fewer_pieces() -> None:
