@@ -132,7 +132,6 @@ class _Worker:
                 log.info("worker_ready", url=url, pid=os.getpid())
                 self._notifier.tell("READY=1")
                 nursery.start_soon(self._keep_alive, service)
-                nursery.start_soon(keep_tidy)
                 await self._told_to_end.wait()
                 status = await self._drain(service)
                 nursery.cancel_scope.deadline = (
@@ -143,6 +142,7 @@ class _Worker:
     async def _keep_alive(self, service: Service) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._notifier.keep_alive)
+            nursery.start_soon(keep_tidy)
             await service.closing.wait()
             nursery.cancel_scope.cancel()
 
