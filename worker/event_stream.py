@@ -11,8 +11,6 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 KEEP_ALIVE: Final = b": still here\n\n"
 STREAM: Final = "dspex.stream"
 """The key of a scope under which an answer waits for its router to return."""
-NOTHING_YET: Final = {"type": "http.response.body", "body": b"", "more_body": True}
-"""What sends the head of an answer whose body comes later."""
 
 
 def frame(data: bytes, *, id: int | None = None, event: str | None = None) -> bytes:
@@ -56,7 +54,6 @@ class EventStream:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": headers}
             )
-            await send(NOTHING_YET)
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._end_at, receive)

@@ -114,17 +114,25 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        refusal = self._refuse(scope, _headers_of(scope))
+        if refusal is not None:
+            await refusal(scope, receive, _with_headers(send))
+            return
         send = _with_headers(send)
         try:
-            refusal = self._refuse(scope, _headers_of(scope))
-            if refusal is not None:
-                await refusal(scope, receive, send)
-                return
             stream = await self._answer(scope, receive, send)
             if stream is not None:
                 # From here: the frames below would stay as long as the stream.
                 await stream.send(receive, send)
-        except ClientDisconnect:
+        # Busy: hypercorn closes the connection of a client that sent what it may not
+        # (another request after `connection: close`) beside the answer's last write.
+        except (ClientDisconnect, trio.BusyResourceError):
             log.debug("client_left", method=scope["method"], path=scope["path"])
         except Exception:
             # Answered already, without a traceback; the log has it whole.

@@ -15,7 +15,6 @@ from dspex.worker.event_cursor import DELTA, EventCursor
 from dspex.worker.event_stream import (
     KEEP_ALIVE,
     KEEP_ALIVE_SECONDS,
-    NOTHING_YET,
     STREAM,
     frame,
 )
@@ -61,7 +60,6 @@ class RunStream:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": _HEADERS}
             )
-            await send(NOTHING_YET)
             while not self._is_ended and (chunk := await self._next()) is not None:
                 if chunk:
                     body = {"type": "http.response.body", "more_body": True}

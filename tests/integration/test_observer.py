@@ -7,6 +7,7 @@ import pytest
 import trio
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 pytest.importorskip("jinja2")
 
 from dspex import App, ChildSpec, Program, Step

@@ -9,6 +9,7 @@ import trio
 from pydantic import SecretStr
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 
 from dspex import App, Program, Step
 from dspex.testing import ScriptedLM

@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (

@@ -24,6 +24,7 @@ from tests.integration.dspex_command import (
 from tests.integration.http_client import ask
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 
 PROGRAM = """
 name: triage
@@ -353,7 +354,7 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 def test_the_core_does_not_import_what_only_the_worker_needs() -> None:
     script = (
         "import sys, dspex\n"
-        "print([n for n in ('starlette', 'jinja2', 'prometheus_client',"
+        "print([n for n in ('starlette', 'hypercorn', 'jinja2', 'prometheus_client',"
         " 'pydantic_settings', 'pytest') if n in sys.modules])"
     )
     done = subprocess.run(

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 pytest.importorskip("jinja2")
 
 from dspex.runtime import Actor, Node, open_node

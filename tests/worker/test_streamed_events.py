@@ -11,6 +11,7 @@ import pytest
 import trio
 
 pytest.importorskip("starlette")
+pytest.importorskip("hypercorn")
 
 import dspex
 from dspex import App, Program, Step
