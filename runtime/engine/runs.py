@@ -10,6 +10,7 @@ from dspex.runtime import Actor
 from dspex.runtime.engine.effects import FinishedEffect
 from dspex.runtime.engine.errors import NotJsonError, RunInterruptedError
 from dspex.runtime.engine.execution import ExecuteRun, Execution, Unsaved
+from dspex.runtime.engine.inherited_runs import InheritedRuns
 from dspex.runtime.engine.journaled import JournaledRun, read_stored
 from dspex.runtime.engine.json_text import strict_text, to_text
 from dspex.runtime.engine.run import Run
@@ -71,8 +72,7 @@ class DurableRuns(Actor):
         self._executions: dict[str, Execution] = {}
         self._interrupted: dict[str, tuple[RunRow, tuple[FinishedEffect, ...]]] = {}
         self._watch = Watch(lease_seconds)
-        # What the last incarnation had begun, until it is known whose it is now.
-        self._inherited = set(board.untold)
+        self._inherited = InheritedRuns(board)
         self._wake = trio.Event()
         # Whether others' runs may wait in the store: then a place that is free is used.
         self._may_find = True
@@ -219,7 +219,8 @@ class DurableRuns(Actor):
         for row, unsaved in again.values():
             self._start(row, unsaved)
         await self._release_strays(beat.unasked)
-        await self._settle_inherited()
+        executing = self._executions.keys()
+        await self._inherited.settle(self._journal, self._worker, executing)
         dead = self._watch.dead(beat.others)
         if not self._resume:
             found = await self._board.wanted.take_up(self._journal, dead)
@@ -250,22 +251,6 @@ class DurableRuns(Actor):
             self._board.own.extend(strays)
         if self._board.own:
             self._look_for_runs()
-
-    async def _settle_inherited(self) -> None:
-        """Tell of runs that the last incarnation had and that are not this one's.
-
-        It may have died between the end of a run in the store and the telling; and
-        what it gave back may be another worker's by now, or cancelled.
-        """
-        if not self._inherited:
-            return
-        owners = await self._journal.owners(self._inherited)
-        self._inherited &= self._board.untold - self._executions.keys()
-        for run in list(self._inherited):
-            # Pending, or on the way here from the claim: at the next beat again.
-            if owners.get(run, "") not in (None, self._worker):
-                self._inherited.discard(run)
-                self._board.tell(run, None)
 
     async def _lost(self) -> None:
         """Others took this worker for dead: its runs are theirs now."""
