@@ -48,6 +48,8 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 # `timeout` and some supervisors send a signal to the process and to its group.
 _SAME_SIGNAL_SECONDS: Final = 0.2
 _CONNECTION_SECONDS: Final = 3.0
+_UNREAD_SECONDS: Final = 10.0
+"""How long a client may read nothing of what is sent; hypercorn waits for ever."""
 
 
 def run_worker(
@@ -231,6 +233,8 @@ def bind(settings: WorkerSettings) -> int:
             it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             it.bind((host, port))
             it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            patience = round(_UNREAD_SECONDS * 1_000)
+            it.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             return it.detach()
     except OSError as error:
         raise AddressError(f"{host}:{port}", error) from error

@@ -19,10 +19,12 @@ pytest.importorskip("hypercorn")
 from dspex import App, Program, Step
 from dspex.providers import Request
 from dspex.testing import ScriptedLM
+from dspex.worker import serve
 from dspex.worker.application import open_app
 from dspex.worker.serve import bind, listen, make_service
 from dspex.worker.service import Service
 from dspex.worker.settings import WorkerSettings
+from tests.integration.dspex_command import eventually
 from tests.integration.http_client import Reply, ask, head, open_request, parse
 
 TOKEN = "a-very-long-and-secret-token"
@@ -89,6 +91,25 @@ async def test_a_body_that_never_ends_is_given_up(path: str) -> None:
         assert reply.status == 408
         assert reply.json == {"error": "the body did not arrive in 0.2 s"}
         assert (await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)).status == 200
+
+
+async def test_a_client_that_reads_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve, "_UNREAD_SECONDS", 0.3)
+    async with open_worker() as worker:
+        text = {"inputs": {"ticket": "x" * 900_000}}
+        run = (await worker.ask("POST", f"{RUNS}?wait=5", text)).json["run_id"]
+        asked = head("GET", f"/v1/runs/{run}", b"", {"connection": "keep-alive"})
+        before = living()
+        with socket.create_connection(("127.0.0.1", worker.port)) as client:
+            client.sendall(asked * 50)  # more than the sockets hold
+            assert await eventually(lambda: living() > before, seconds=5)
+            assert await eventually(lambda: living() <= before, seconds=10)
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
 
 
 async def test_a_run_that_is_waited_for_longer_than_a_body_is_answered() -> None:
