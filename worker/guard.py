@@ -9,9 +9,11 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, TypeAlias
 
+import h11
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -114,11 +116,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
         if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1003})
+            # What the client sent behind it may have ended the connection already.
+            with suppress(h11.LocalProtocolError):
+                await send({"type": "websocket.close", "code": 1003})
             return
         refusal = self._refuse(scope, _headers_of(scope))
         if refusal is not None:
@@ -130,9 +131,7 @@ class Guard:
             if stream is not None:
                 # From here: the frames below would stay as long as the stream.
                 await stream.send(receive, send)
-        # Busy: hypercorn closes the connection of a client that sent what it may not
-        # (another request after `connection: close`) beside the answer's last write.
-        except (ClientDisconnect, trio.BusyResourceError):
+        except ClientDisconnect:
             log.debug("client_left", method=scope["method"], path=scope["path"])
         except Exception:
             # Answered already, without a traceback; the log has it whole.

@@ -153,7 +153,7 @@ async def create_run(request: Request) -> Response:
             cast("dict[str, Any]", inputs),  # JSON's keys are strings
             key=key,
         )
-    view = await view_run(service.runtime, run, wait=wait)
+    view = await view_run(service.runtime, run, wait=wait, waits=service.waits)
     where = {"location": f"/v1/runs/{run}"}
     return reply(view, 200 if is_finished(view) else 202, where)
 
@@ -183,7 +183,7 @@ async def show_run(request: Request) -> Response:
     service = service_of(request)
     wait = read_number(request, "wait", 0.0, service.settings.max_wait)
     run = await find_run(service.runtime, request.path_params["run"])
-    return reply(await view_run(service.runtime, run, wait=wait))
+    return reply(await view_run(service.runtime, run, wait=wait, waits=service.waits))
 
 
 async def cancel_run(request: Request) -> Response:

@@ -14,25 +14,43 @@ from dspex.worker.stored_cost import stored_cost
 JSON = dict[str, Any]  # Any: JSON
 
 
-async def view_run(runtime: Runtime, run: str, *, wait: float = 0.0) -> JSON:
+async def view_run(
+    runtime: Runtime,
+    run: str,
+    *,
+    wait: float = 0.0,
+    waits: set[trio.CancelScope] | None = None,
+) -> JSON:
     """Give a run, once it has ended or after `wait` seconds.
+
+    While it waits its scope is in `waits`: who cancels it has the run as it is then.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
     table = runtime.table
-    if wait > 0 and runtime.has_store:
-        with suppress(RunCancelledError, StoreError, trio.TooSlowError):
-            await runtime.result(run, timeout=wait)
-    elif wait > 0:
-        with trio.move_on_after(wait):
-            await table.wait_finished(run)
+    if wait > 0:
+        open_waits = set[trio.CancelScope]() if waits is None else waits
+        with trio.move_on_after(wait) as scope:
+            open_waits.add(scope)
+            try:
+                await _wait_finished(runtime, run)
+            finally:
+                open_waits.discard(scope)
     if not runtime.has_store or (table.has(run) and table.get(run).is_finished):
         return table.get(run).to_json()
     shown = _stored(await runtime.journal.run(run))
     if not shown["steps"] and table.has(run):
         shown["steps"] = table.get(run).to_json()["steps"]
     return shown
+
+
+async def _wait_finished(runtime: Runtime, run: str) -> None:
+    if not runtime.has_store:
+        await runtime.table.wait_finished(run)
+        return
+    with suppress(RunCancelledError, StoreError):
+        await runtime.result(run)
 
 
 async def find_run(runtime: Runtime, beginning: str) -> str:

@@ -12,12 +12,12 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]
 
 from dspex.providers.lm import LM
 from dspex.runtime import DspexError
@@ -25,6 +25,7 @@ from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import describe
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
+from dspex.worker.connections import serve_clients
 from dspex.worker.errors import RuntimeStoppedError
 from dspex.worker.garbage import keep_tidy, settle_memory
 from dspex.worker.guard import Sessions
@@ -154,9 +155,10 @@ class _Worker:
         self._notifier.tell("STOPPING=1")
         table = service.runtime.table
         log.info("worker_draining", unfinished=len(table.unfinished))
+        late = trio.current_time() + self._settings.drain_timeout
         if service.runtime.has_store:
             await service.runtime.drain(timeout=self._settings.drain_timeout)
-        with trio.move_on_after(self._settings.drain_timeout):
+        with trio.move_on_at(late):
             for record in table.unfinished:
                 await table.wait_finished(record.id)
         left = len(table.unfinished)
@@ -204,20 +206,24 @@ async def listen(
     `bound` is what `bind` gave; it is closed here.
     """
     config = Config()
-    config.bind = [f"fd://{bound}"]
     config.accesslog = None
     config.loglevel = "WARNING"
     config.include_server_header = False
     config.graceful_timeout = _CONNECTION_SECONDS
     config.backlog = 4096
+    taken = socket.socket(fileno=bound)
+    taken.setblocking(False)
+    host, port = taken.getsockname()[:2]
+    where = f"[{host}]" if ":" in host else host
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.keep_streams)
-        await serve(
-            make_api(service, Observer(service).routes()),  # type: ignore[arg-type] # its own ASGI types
+        await nursery.start(
+            partial(serve_clients, until=service.closing.wait),
+            make_api(service, Observer(service).routes()),
             config,
-            shutdown_trigger=service.closing.wait,
-            task_status=task_status,
+            taken,
         )
+        task_status.started([f"http://{where}:{port}"])
 
 
 def bind(settings: WorkerSettings) -> int:

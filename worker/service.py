@@ -38,6 +38,8 @@ class Service:
     collector: RuntimeCollector
     streams: Streams
     closing: trio.Event = field(default_factory=trio.Event)
+    waits: set[trio.CancelScope] = field(default_factory=set[trio.CancelScope])
+    """The scopes of the requests that wait for the end of a run."""
     is_draining: bool = False
 
     @property
@@ -52,13 +54,13 @@ class Service:
         return count >= self.settings.max_streams
 
     async def keep_streams(self) -> None:
-        """Tick for the streams until `closing` is set, then end them."""
+        """Tick for the streams until `closing` is set, then end them, and the waits."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.streams.tick)
             await self.closing.wait()
             nursery.cancel_scope.cancel()
         self.streams.end()
-        for scope in self.open_streams:
+        for scope in self.open_streams | self.waits:
             scope.cancel()
 
 

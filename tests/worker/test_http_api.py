@@ -365,3 +365,23 @@ async def test_a_worker_that_drains_accepts_no_run() -> None:
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
         assert (await worker.ask("GET", "/readyz")).status == 503
         assert (await worker.ask("GET", "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("has_store", [False, True])
+async def test_who_waits_for_a_run_when_the_worker_ends_is_told_how_far_it_is(
+    tmp_path: Path, has_store: bool
+) -> None:
+    store = tmp_path / "runs.db" if has_store else None
+    async with open_worker(delay=60, store=store) as worker:
+
+        async def end() -> None:
+            assert await eventually(lambda: bool(worker.service.waits), seconds=5)
+            worker.service.closing.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            with trio.fail_after(5):
+                told = await worker.ask("POST", f"{RUNS}?wait=50", INPUTS)
+        assert told.status == 202
+        assert told.json["run_id"]
+        assert not worker.service.waits

@@ -1,0 +1,149 @@
+"""The worker's connections: a small ASGI app behind them, over real sockets."""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import trio
+
+pytest.importorskip("hypercorn")
+
+from hypercorn.config import Config
+from starlette.types import Receive, Scope, Send
+
+from dspex.worker import connections
+from dspex.worker.connections import serve_clients
+
+SOON = 5.0
+
+
+@dataclass
+class Server:
+    """Answers with the path, to `/late` when told, to `/huge` with much of it."""
+
+    port: int = 0
+    closing: trio.Event = field(default_factory=trio.Event)
+    may_go_on: trio.Event = field(default_factory=trio.Event)
+    arrived: trio.Event = field(default_factory=trio.Event)
+    left: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        body = scope["path"].encode()
+        if body == b"/huge":
+            body *= 2_000_000
+        length = (b"content-length", b"%d" % len(body))
+        self.arrived.set()
+        if body == b"/late":
+            await self.may_go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": body})
+        self.left.set()
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+
+def asked(*paths: str) -> bytes:
+    return b"".join(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % it.encode() for it in paths)
+
+
+async def read(client: trio.SocketStream, until: bytes) -> bytes:
+    """Give what comes, to the piece that has `until`; all of it if none has."""
+    found = b""
+    with trio.fail_after(SOON):
+        while until not in found and (piece := await client.receive_some()):
+            found += piece
+    return found
+
+
+@asynccontextmanager
+async def open_server(*, graceful_seconds: float = SOON) -> AsyncGenerator[Server]:
+    config = Config()
+    config.accesslog = config.errorlog = None
+    config.graceful_timeout = graceful_seconds
+    bound = socket.create_server(("127.0.0.1", 0))
+    bound.setblocking(False)
+    server = Server(bound.getsockname()[1])
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        run = partial(serve_clients, until=server.closing.wait)
+        await run(server, config, bound, task_status=task_status)
+        server.ended.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        yield server
+        server.closing.set()
+
+
+UPGRADE = (
+    b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: upgrade%s\r\nupgrade: %s\r\n%s\r\n"
+)
+WEBSOCKET = UPGRADE % (
+    b"",
+    b"websocket",
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n",
+)
+HTTP_2 = UPGRADE % (b", http2-settings", b"h2c", b"http2-settings: AAAA\r\n")
+
+
+@pytest.mark.parametrize("request_", [WEBSOCKET + asked("/b"), HTTP_2])
+async def test_an_error_in_a_connection_ends_no_other(request_: bytes) -> None:
+    async with open_server() as server, await server.connect() as asking:
+        await asking.send_all(asked("/late"))
+        await server.arrived.wait()
+        for _ in range(20):
+            async with await server.connect() as client:
+                await client.send_all(request_)
+                await client.send_eof()
+                await read(client, b"everything")
+        assert not server.ended.is_set()
+        server.may_go_on.set()
+        assert (await read(asking, b"/late")).endswith(b"/late")
+
+
+async def test_a_client_that_does_not_read_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_CHUNK_SECONDS", 0.1)
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(asked("/huge"))
+        with trio.fail_after(SOON):
+            await server.left.wait()
+
+
+async def test_the_end_waits_for_answers_and_for_no_silent_client() -> None:
+    async with (
+        open_server() as server,
+        await server.connect() as silent,
+        await server.connect() as asking,
+    ):
+        await silent.send_all(asked("/a"))
+        await read(silent, b"/a")
+        server.arrived = trio.Event()
+        await asking.send_all(asked("/late"))
+        await server.arrived.wait()
+        server.closing.set()
+        assert await read(silent, b"more") == b""
+        server.may_go_on.set()
+        assert (await read(asking, b"more")).endswith(b"/late")
+
+
+@pytest.mark.parametrize("path", ["/late", "/huge"])
+async def test_the_end_waits_no_longer_than_it_may(path: str) -> None:
+    async with (
+        open_server(graceful_seconds=0.1) as server,
+        await server.connect() as client,
+    ):
+        await client.send_all(asked(path))
+        await server.arrived.wait()
+        server.closing.set()
+        with trio.fail_after(SOON):
+            await server.ended.wait()
