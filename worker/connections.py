@@ -1,19 +1,18 @@
-"""Connections: hypercorn's, each of which may fail, or be slow, by itself.
+"""Connections: hypercorn's, each of which may fail by itself, and ends in time.
 
 Hypercorn ends its whole server for an error in the handling of one client (a websocket
-with a request behind it is enough), and waits without an end for one that does not read
-its answer; the wait is shielded, so that not even SIGTERM ends it.
+with a request behind it is enough), and its end waits for whoever reads slowly.
 """
 
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -23,17 +22,6 @@ from dspex.runtime.log import get_logger
 from dspex.runtime.reasons import describe
 
 log = get_logger()
-
-_CHUNK_BYTES: Final = 65_536
-_CHUNK_SECONDS: Final = 10.0
-"""How long a client may take to read a chunk; who takes longer is gone."""
-
-# Busy: while it is being closed.
-_GONE: Final = (
-    trio.BrokenResourceError,
-    trio.BusyResourceError,
-    trio.ClosedResourceError,
-)
 
 
 async def serve_clients(
@@ -80,24 +68,11 @@ class _Connection(TCPServer):
             log.warning("connection_failed", reason=describe(_first(errors)))
 
     async def protocol_send(self, event: Event) -> None:
-        """Send; a client that does not take it is left."""
-        if not isinstance(event, RawData):
-            await super().protocol_send(event)
-            return
+        """Send; a client that has left meanwhile, or is being left, is no error."""
         try:
-            async with self.send_lock:
-                for start in range(0, len(event.data), _CHUNK_BYTES):
-                    await self._send_chunk(event.data[start : start + _CHUNK_BYTES])
-        except _GONE:
-            await trio.aclose_forcefully(self.stream)
+            await super().protocol_send(event)
+        except trio.BusyResourceError:  # it is being closed
             await self.protocol.handle(Closed())
-
-    async def _send_chunk(self, chunk: bytes) -> None:
-        # Half a chunk would spoil what comes after.
-        with trio.move_on_after(_CHUNK_SECONDS, shield=True) as scope:
-            await self.stream.send_all(chunk)
-        if scope.cancelled_caught:
-            raise trio.BrokenResourceError
 
     async def _read_data(self) -> None:
         try:

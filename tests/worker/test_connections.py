@@ -14,7 +14,6 @@ pytest.importorskip("hypercorn")
 from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
-from dspex.worker import connections
 from dspex.worker.connections import serve_clients
 
 SOON = 5.0
@@ -28,7 +27,6 @@ class Server:
     closing: trio.Event = field(default_factory=trio.Event)
     may_go_on: trio.Event = field(default_factory=trio.Event)
     arrived: trio.Event = field(default_factory=trio.Event)
-    left: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +42,6 @@ class Server:
             await self.may_go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": body})
-        self.left.set()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -107,16 +104,6 @@ async def test_an_error_in_a_connection_ends_no_other(request_: bytes) -> None:
         assert not server.ended.is_set()
         server.may_go_on.set()
         assert (await read(asking, b"/late")).endswith(b"/late")
-
-
-async def test_a_client_that_does_not_read_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connections, "_CHUNK_SECONDS", 0.1)
-    async with open_server() as server, await server.connect() as client:
-        await client.send_all(asked("/huge"))
-        with trio.fail_after(SOON):
-            await server.left.wait()
 
 
 async def test_the_end_waits_for_answers_and_for_no_silent_client() -> None:
