@@ -81,6 +81,8 @@ class _Connection(TCPServer):
             # Ends what is being sent, too.
             await trio.aclose_forcefully(self.stream)
             raise
+        # The client has left; the connection would be kept as long as a silent one.
+        await self.idle_task.stop()
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

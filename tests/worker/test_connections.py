@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 pytest.importorskip("hypercorn")
 
@@ -15,6 +16,7 @@ from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
 from dspex.worker.connections import serve_clients
+from tests.integration.dspex_command import eventually
 
 SOON = 5.0
 
@@ -134,3 +136,21 @@ async def test_the_end_waits_no_longer_than_it_may(path: str) -> None:
         server.closing.set()
         with trio.fail_after(SOON):
             await server.ended.wait()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /a HTT", asked("/a")])
+async def test_nothing_is_kept_of_a_client_that_has_left(said: bytes) -> None:
+    async with open_server() as server:
+        await trio.testing.wait_all_tasks_blocked()
+        before = living()
+        clients = [await server.connect() for _ in range(20)]
+        for client in clients:
+            await client.send_all(said)
+        assert await eventually(lambda: living() > before, seconds=SOON)
+        for client in clients:
+            await client.aclose()
+        assert await eventually(lambda: living() <= before, seconds=2)
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
