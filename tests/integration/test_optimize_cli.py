@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import structlog
 
 from dspex.runtime import DspexError
 from dspex.runtime.engine import Program
@@ -92,6 +93,8 @@ def here(
         told = capsys.readouterr()
         return Finished(status, told.out, told.err + problem)
 
+    # As in a process of its own: after `capture_logs` of a test logs go to stdout.
+    structlog.reset_defaults()
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     return run
