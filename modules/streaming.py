@@ -12,6 +12,13 @@ from dspex.modules.signature import Signature
 from dspex.runtime.engine import StepText
 
 _MARKER: Final = re.compile(r"\[\[ ## (\w+) ## \]\][ \t]*\n?")
+# At the end of what came: a marker that may go on.
+_BEGUN: Final = re.compile(
+    r"(?:\[(?:\[(?: (?:#(?:#(?: (?:\w{1,200}(?: (?:#(?:#(?: (?:\](?:\][ \t]*)?"
+    r")?)?)?)?)?)?)?)?)?)?)?)?\Z"
+)
+# In a JSON string: up to its end or an escape.
+_PLAIN: Final = re.compile(r'[^"\\]+')
 _ESCAPES: Final[Mapping[str, str]] = {
     "n": "\n",
     "t": "\t",
@@ -79,35 +86,40 @@ class MarkerSplitter:
         self._fields = signature.output_fields
         self._field: str | None = None
         self._held = ""
+        # Line ends that are told when something follows them.
+        self._ends = 0
 
     def feed(self, text: str) -> list[FieldDelta]:
         """Take a piece and give what it adds to fields."""
-        self._held += text
+        held = self._held + text
         found: list[FieldDelta] = []
-        while (match := _MARKER.search(self._held)) is not None:
-            if match.end() == len(self._held) and not match[0].endswith("\n"):
+        while (match := _MARKER.search(held)) is not None:
+            if match.end() == len(held) and not match[0].endswith("\n"):
                 break  # its line may go on
-            found += self._delta(self._held[: match.start()].rstrip("\n"))
-            self._held = self._held[match.end() :]
+            found += self._delta(held[: match.start()])
+            held = held[match.end() :]
             self._field = match[1] if match[1] in self._fields else None
-        # A marker may begin in the last brackets, and blank lines before one go.
-        cut = self._held.find("[[")
-        before = self._held if cut < 0 else self._held[:cut]
-        keep = len(before.rstrip("\n["))
-        found += self._delta(self._held[:keep])
-        self._held = self._held[keep:]
-        return found
+            self._ends = 0
+        begun = _BEGUN.search(held)
+        cut = len(held) if begun is None else begun.start()
+        self._held = held[cut:]
+        return found + self._delta(held[:cut])
 
     def finish(self) -> list[FieldDelta]:
         """Give what was held back."""
-        rest = _MARKER.sub("", self._held).rstrip("\n")
+        rest = _MARKER.sub("", self._held)
         self._held = ""
         return self._delta(rest)
 
     def _delta(self, text: str) -> list[FieldDelta]:
-        if self._field is None or not text:
+        told = text.rstrip("\n")
+        ends, self._ends = self._ends, len(text) - len(told)
+        if not told:
+            self._ends += ends
             return []
-        return [FieldDelta(self._field, text)]
+        if self._field is None:
+            return []
+        return [FieldDelta(self._field, "\n" * ends + told)]
 
 
 class JSONSplitter:
@@ -120,18 +132,24 @@ class JSONSplitter:
         self._is_value = False
         self._escape = ""
         self._key = ""
-        self._text = ""
+        self._text: list[str] = []
 
     def feed(self, text: str) -> list[FieldDelta]:
         """Take a piece and give what it adds to fields."""
         found: list[FieldDelta] = []
-        for character in text:
-            if self._in_string:
-                self._read_string(character)
+        at = 0
+        while at < len(text):
+            if not self._in_string:
+                self._read_structure(text[at])
+            elif not self._escape and (plain := _PLAIN.match(text, at)) is not None:
+                self._take(plain[0])
+                at = plain.end()
+                continue
+            else:
+                self._read_string(text[at])
                 if not self._in_string:
                     found += self._flush()
-            else:
-                self._read_structure(character)
+            at += 1
         return found + (self._flush() if self._is_value else [])
 
     def finish(self) -> list[FieldDelta]:
@@ -145,10 +163,10 @@ class JSONSplitter:
             self._depth -= 1
         elif character == '"':
             self._in_string = True
-            self._text = ""
+            self._text.clear()
         elif character == ":" and self._depth == 1:
             self._is_value = True
-            self._text = ""
+            self._text.clear()
         elif character == "," and self._depth == 1:
             self._is_value = False
 
@@ -160,27 +178,32 @@ class JSONSplitter:
         elif character == '"':
             self._in_string = False
             if not self._is_value and self._depth == 1:
-                self._key = self._text
+                self._key = "".join(self._text)
         else:
-            self._text += character
+            self._take(character)
 
     def _read_escape(self, character: str) -> None:
         self._escape += character
         if self._escape[1] != "u":
-            self._text += _ESCAPES.get(character, character)
+            self._take(_ESCAPES.get(character, character))
             self._escape = ""
         elif len(self._escape) == 6:
             digits = self._escape[2:]
             is_hex = all(digit in "0123456789abcdefABCDEF" for digit in digits)
-            self._text += chr(int(digits, 16)) if is_hex else digits
+            self._take(chr(int(digits, 16)) if is_hex else digits)
             self._escape = ""
+
+    def _take(self, text: str) -> None:
+        if self._depth == 1:
+            self._text.append(text)
 
     def _flush(self) -> list[FieldDelta]:
         if not self._is_value or self._depth != 1 or self._key not in self._fields:
             return []
         # Half of a pair of surrogates waits for the other.
-        if not self._text or "\ud800" <= self._text[-1] <= "\udbff":
+        if not self._text or "\ud800" <= self._text[-1][-1] <= "\udbff":
             return []
-        text = self._text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        self._text = ""
-        return [FieldDelta(self._key, text)]
+        text = "".join(self._text)
+        self._text.clear()
+        sendable = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return [FieldDelta(self._key, sendable)]

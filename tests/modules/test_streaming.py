@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -6,7 +7,7 @@ import pytest
 import trio
 
 from dspex.modules import FieldDelta, Predict, Prediction, Signature
-from dspex.modules.streaming import JSONSplitter, MarkerSplitter
+from dspex.modules.streaming import FieldSplitter, JSONSplitter, MarkerSplitter
 from dspex.providers import OpenAI, RetryPolicy
 from dspex.providers.lm import Capabilities
 from dspex.testing import Answer, FakeProvider, ScriptedLM, open_fake_provider
@@ -75,6 +76,35 @@ def client(server: FakeProvider, capabilities: Capabilities) -> OpenAI:
 
 
 STREAMS = Capabilities(streaming=True)
+
+
+def test_brackets_that_begin_no_marker_are_told_at_once() -> None:
+    splitter = MarkerSplitter(Signature("q -> answer"))
+    splitter.feed("[[ ## answer ## ]]\n")
+    told = [splitter.feed(piece) for piece in ("see [[Bees]]", " and [[ #", "1 ]] too")]
+    assert [it.text for found in told for it in found] == [
+        "see [[Bees]]",
+        " and ",
+        "[[ #1 ]] too",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("splitter", "begin", "piece"),
+    [
+        (MarkerSplitter(Signature("q -> answer")), "[[ ## answer ## ]]\n", "\n"),
+        (MarkerSplitter(Signature("q -> answer")), "[[ ## answer ## ]]\n[[", "a"),
+        (JSONSplitter({"answer"}), '{"answer": ["', "a"),
+    ],
+)
+def test_a_long_text_costs_no_more_than_its_length(
+    splitter: FieldSplitter, begin: str, piece: str
+) -> None:
+    splitter.feed(begin)
+    began = time.perf_counter()
+    for _ in range(100_000):
+        splitter.feed(piece * 4)
+    assert time.perf_counter() - began < 5
 
 
 async def test_deltas_come_first_and_then_the_prediction(server: FakeProvider) -> None:
