@@ -49,6 +49,7 @@ class RunTexts:
         found = self._places.get(place)
         if found is None:
             found = self._places[place] = PlaceText(place, self)
+            self._places.move_to_end(place, last=False)  # it has written nothing
         return StepTexts(found, fields)
 
     def changed(self, text: "PlaceText") -> None:

@@ -152,3 +152,13 @@ def test_half_of_a_character_is_told_as_one_that_can_be_sent() -> None:
     told["text"].encode()
     step.settle({"x": "é\ud83d"})
     assert facts(cursor) == []
+
+
+def test_a_step_that_begins_hides_no_text_of_those_before_it() -> None:
+    texts = RunTexts(Told(), is_kept=True)
+    first, second = (texts.step(("a", item), ("x",)) for item in (0, 1))
+    cursor = TextCursor(texts)
+    first.add(first.open(), "x", "one")
+    texts.step(("a", 2), ("x",))
+    second.add(second.open(), "x", "two")
+    assert [it["text"] for it in facts(cursor)] == ["one", "two"]
