@@ -7,6 +7,7 @@ DspexError
 │   ├── MissingInputError
 │   ├── UnknownInputError
 │   └── InputTypeError
+├── HostedOutputError          a hosted module left out an output, or its type is wrong
 ├── AdapterParseError          the model's answer does not fit the signature
 ├── ParameterError             a parameter cannot have that value
 │   └── UnknownParameterError  there is no such parameter
@@ -113,6 +114,16 @@ class InputTypeError(InputError):
         )
         self.expected = expected
         self.value = value
+        self.problem = problem
+
+
+class HostedOutputError(DspexError):
+    """A hosted module left out an output, or gave one of the wrong type."""
+
+    def __init__(self, module: str, field: str, problem: str) -> None:
+        super().__init__(f"output {field!r} of {module} {problem}")
+        self.module = module
+        self.field = field
         self.problem = problem
 
 

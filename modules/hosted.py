@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import trio
 
-from dspex.modules.errors import UnknownModuleError
+from dspex.modules.errors import HostedOutputError, UnknownModuleError
+from dspex.modules.hosted_outputs import check_outputs
 from dspex.modules.hosted_texts import HostedTexts, StreamedCalls
 from dspex.modules.hosted_values import fields_for_dspy
 from dspex.modules.native import shape_of, signature_of
@@ -22,7 +23,7 @@ from dspex.runtime.bridge import (
     ProgressHandler,
     RemoteError,
 )
-from dspex.runtime.engine import Effects, Shape, Step, StepResult
+from dspex.runtime.engine import Effects, Shape, Step, StepOutputError, StepResult
 from dspex.runtime.registry import Registry
 
 BRIDGE_NAME: Final = "dspy"
@@ -152,6 +153,7 @@ class HostedBackend:
             CalleeExitedError: the process died; dispatch again.
             NameWaitTimeoutError: it did not come back by the deadline.
             RemoteError: the module raised in the dspy process.
+            StepOutputError: it gave an output of the wrong type.
         """
         lm = RunLM(self._lm, effects)
 
@@ -177,7 +179,12 @@ class HostedBackend:
             hear,
             timeout=_left(deadline) + _MARGIN_SECONDS,
         )
-        return StepResult(result.outputs, lm.usage.to_json(), lm.cost)
+        try:
+            outputs = check_outputs(step.module, step.signature, result.outputs)
+        except HostedOutputError as error:
+            own = name.rpartition("/")[2]
+            raise StepOutputError(own, error.field, error.problem) from None
+        return StepResult(outputs, lm.usage.to_json(), lm.cost)
 
 
 def call_of(

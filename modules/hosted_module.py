@@ -8,7 +8,8 @@ import trio
 
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.call import Call, begin_call, current_call, end_call
-from dspex.modules.errors import LMNotConfiguredError
+from dspex.modules.errors import HostedOutputError, LMNotConfiguredError
+from dspex.modules.hosted_outputs import check_outputs
 from dspex.modules.hosted_values import fields_for_dspy, hosted_tool
 from dspex.modules.module import Module
 from dspex.modules.prediction import Prediction
@@ -73,6 +74,7 @@ class Hosted(Module):
             LMNotConfiguredError: there is no model.
             CalleeExitedError: its process died, or the pool.
             RemoteError: it raised; a failed model call is its `__cause__`.
+            HostedOutputError: it left out an output, or gave one of the wrong type.
             BridgeError: it could not be run, or not in time.
         """
         return await self._run(inputs, None)
@@ -144,7 +146,12 @@ class Hosted(Module):
             hear,
             timeout=self._timeout + 1,
         )
-        return Prediction(**result.outputs)
+        for name in self.signature.output_fields:
+            if name not in result.outputs:
+                gave = ", ".join(result.outputs) or "nothing"
+                problem = f"is missing; it gave: {gave}"
+                raise HostedOutputError(self.module, name, problem)
+        return Prediction(**check_outputs(self.module, self._text, result.outputs))
 
     def _to_call(
         self,

@@ -5,7 +5,8 @@ DspexError
 ├── RunInputError         what a run was given does not fit its program
 ├── UnknownOutputError    a run gave no output of that name; a KeyError, too
 ├── StepFailedError       a step of a run failed; carries the cause
-├── StepOutputError       a step gave what cannot be written as JSON
+├── StepOutputError       a step gave what its signature does not allow, or JSON
+│   └── MissingOutputError  it left out an output
 ├── NotJsonError          a value cannot be written as JSON
 ├── StepTimeoutError      a step had no result by its deadline
 ├── RunTimeoutError       a run had no result by its deadline
@@ -103,13 +104,30 @@ class NotJsonError(DspexError):
 
 
 class StepOutputError(DspexError):
-    """A step gave an output that can neither be kept nor sent."""
+    """A step gave an output of the wrong type, or one that cannot be kept or sent."""
 
-    def __init__(self, step: str, output: str, problem: str) -> None:
-        super().__init__(f"output {output!r} of step {step!r} {problem}")
+    def __init__(
+        self, step: str, output: str, problem: str, *, message: str | None = None
+    ) -> None:
+        super().__init__(message or f"output {output!r} of step {step!r} {problem}")
         self.step = step
         self.output = output
         self.problem = problem
+
+
+class MissingOutputError(StepOutputError):
+    """A step left out an output that its signature declares."""
+
+    def __init__(self, step: str, output: str, given: tuple[str, ...]) -> None:
+        gave = ", ".join(given) or "nothing"
+        super().__init__(
+            step,
+            output,
+            "is missing",
+            message=f"step {step!r} gave no output {output!r}"
+            f"{did_you_mean(output, given)}; it gave: {gave}",
+        )
+        self.given = given
 
 
 class StepTimeoutError(DspexError):

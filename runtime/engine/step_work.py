@@ -14,6 +14,7 @@ from dspex.runtime.engine.backend import Backend, StepResult
 from dspex.runtime.engine.effects import EffectLog, Effects
 from dspex.runtime.engine.errors import (
     MapError,
+    MissingOutputError,
     StepOutputError,
     TooManyDispatchesError,
 )
@@ -167,6 +168,9 @@ class StepWork:
             effects=effects,
             deadline=self.deadline,
         )
+        for output in self.plan.calls[self.name].outputs:
+            if output not in result.outputs:
+                raise MissingOutputError(self.name, output, tuple(result.outputs))
         if json_problem(result.outputs) is not None:
             for output, value in result.outputs.items():
                 problem = json_problem(value)

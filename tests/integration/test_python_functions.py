@@ -1,0 +1,101 @@
+"""Python functions as steps: what they give is what their signature declares."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dspex import Program, Step, open_runtime
+from dspex.modules.errors import HostedOutputError
+from dspex.modules.hosted_module import Hosted
+from dspex.runtime import open_node
+from dspex.runtime.bridge import DspyPool, PoolSettings
+from dspex.runtime.engine import MissingOutputError, StepFailedError, StepOutputError
+from dspex.testing import ScriptedLM
+from dspex.worker.app import Runtime
+
+GIVEN = "def give(what):\n    return what\n"
+
+
+@pytest.fixture
+async def rt(tmp_path: Path) -> AsyncIterator[Runtime]:
+    (tmp_path / "given.py").write_text(GIVEN)
+    async with open_runtime(ScriptedLM([]), search_path=[tmp_path]) as rt:
+        yield rt
+
+
+def giving(outputs: str) -> Program:
+    signature = f"what: dict -> {outputs}"
+    step = Step(module="given:give", backend="python", signature=signature)
+    taking = Step(
+        module="given:give",
+        backend="python",
+        signature="what: int -> z",
+        inputs={"what": "a.y"},
+    )
+    return Program(name="p", steps={"a": step, "b": taking}, outputs={"y": "a.y"})
+
+
+async def test_an_output_that_is_left_out_is_the_error_of_its_step(rt: Runtime) -> None:
+    run = await rt.run(giving("y: int"), what={"z": 1})
+    assert run.steps[0].state == "failed"
+    assert isinstance(run.error, StepFailedError)
+    cause = run.error.__cause__
+    assert isinstance(cause, MissingOutputError)
+    assert str(cause).startswith("step 'a' gave no output 'y'")
+    assert str(cause).endswith("; it gave: z")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "given", "kept"),
+    [
+        ("y: int", "3", 3),
+        ("y: int", 3, 3),
+        ("y: float", 3, 3.0),
+        ("y: list[int]", ["1", 2], [1, 2]),
+        ("y", [1, {"two": 2}], [1, {"two": 2}]),  # without a type: any
+    ],
+)
+async def test_an_output_is_read_as_its_type(
+    rt: Runtime, outputs: str, given: object, kept: object
+) -> None:
+    program = giving(outputs)
+    alone = program.model_copy(update={"steps": {"a": program.steps["a"]}})
+    run = await rt.run(alone, what={"y": given})
+    assert run.outputs["y"] == kept
+    assert type(run.outputs["y"]) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "given", "problem"),
+    [
+        ("y: int", "not an int", "is 'not an int', not int: input should be"),
+        ("y: list[int]", [1, "two"], r"is \[1, 'two'\], not list\[int\]: 1: "),
+        ("y: str", 3, "is 3, not str: input should be a valid string"),
+    ],
+)
+async def test_an_output_of_another_type_is_the_error_of_its_step(
+    rt: Runtime, outputs: str, given: object, problem: str
+) -> None:
+    program = giving(outputs)
+    alone = program.model_copy(update={"steps": {"a": program.steps["a"]}})
+    run = await rt.run(alone, what={"y": given})
+    assert run.steps[0].state == "failed"
+    assert run.error is not None
+    with pytest.raises(StepOutputError, match=f"output 'y' of step 'a' {problem}"):
+        raise run.error.__cause__ or run.error
+
+
+async def test_a_hosted_module_checks_its_outputs_too(tmp_path: Path) -> None:
+    (tmp_path / "given.py").write_text(GIVEN)
+    async with open_node() as node:
+        settings = PoolSettings(spares=0)
+        pool = await node.start(DspyPool(settings, search_path=[tmp_path]))
+        give = Hosted("given:give", "what: dict -> y: int", pool=pool)
+        lm = ScriptedLM([])
+        prediction = await give.run({"what": {"y": "3"}}, lm=lm)
+        assert prediction.y == 3
+        with pytest.raises(HostedOutputError, match="'y' of given:give is 'no', not"):
+            await give.run({"what": {"y": "no"}}, lm=lm)
+        with pytest.raises(HostedOutputError, match="'y' of given:give is missing; it"):
+            await give.run({"what": {"z": 1}}, lm=lm)
