@@ -39,6 +39,7 @@ from dspex.testing.fault_plan import (
     Injected,
 )
 from dspex.testing.faults import Faults, InjectedCrashError, inject
+from dspex.testing.fitting_answer import fitting_answer
 from dspex.testing.invariants import (
     assert_every_caller_answered,
     assert_no_orphans,
@@ -88,6 +89,7 @@ __all__ = [
     "assert_restarted",
     "explore",
     "faulty_provider",
+    "fitting_answer",
     "inject",
     "open_fake_provider",
     "replay",

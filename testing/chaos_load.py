@@ -2,13 +2,15 @@
 
 import itertools
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 import trio
+
+from dspex.testing.schema_values import value_of
 
 _RETRY_SECONDS: Final = 0.2
 _WAIT_SECONDS: Final = 10.0
@@ -40,7 +42,7 @@ class Load:
     """Clients of one worker, which may be gone for a while.
 
     `rows` are the inputs of runs, with their program's name, used in turn; where there
-    are none, `sample` makes them by the schema of each program.
+    are none, `value_of` makes them by the schema of each program.
     """
 
     def __init__(self, client: httpx.AsyncClient, rows: Sequence[JSON]) -> None:
@@ -78,8 +80,8 @@ class Load:
             name = str(row.get("program", self._programs[0]["name"]))
             return name, row["inputs"]
         program = self._programs[(number - 1) % len(self._programs)]
-        schema = program["inputs"]
-        return program["name"], sample(schema, number, schema.get("$defs", {}))
+        text = f"sample {number}"
+        return program["name"], value_of(program["inputs"], number=number, text=text)
 
     async def _one(self) -> None:
         name, inputs = self._next()
@@ -132,36 +134,6 @@ class Load:
                     return reply
                 await trio.sleep(_RETRY_SECONDS)
         return None
-
-
-def sample(schema: Mapping[str, Any], number: int, defs: Mapping[str, Any]) -> Any:
-    """Make a value that a JSON schema allows; texts differ by `number`."""
-    if "$ref" in schema:
-        return sample(defs[schema["$ref"].rpartition("/")[2]], number, defs)
-    for word in ("const", "default"):
-        if word in schema:
-            return schema[word]
-    if "enum" in schema:
-        return schema["enum"][number % len(schema["enum"])]
-    for word in ("anyOf", "oneOf", "allOf"):
-        if word in schema:
-            return sample(schema[word][0], number, defs)
-    match schema.get("type"):
-        case "object":
-            properties: Mapping[str, Any] = schema.get("properties", {})
-            return {it: sample(properties[it], number, defs) for it in properties}
-        case "array":
-            return [sample(schema.get("items", {}), number, defs)]
-        case "integer":
-            return max(number, schema.get("minimum", number))
-        case "number":
-            return float(max(number, schema.get("minimum", number)))
-        case "boolean":
-            return number % 2 == 0
-        case "null":
-            return None
-        case _:
-            return f"sample {number}"
 
 
 @asynccontextmanager

@@ -95,14 +95,14 @@ def explore(
     they allow.
 
     A `Program` is run once a try on its `inputs`, with the model that `lm` makes (one
-    that answers "ok" where it is left out); see `program_scenario`. Call it outside
-    of trio.
+    whose answers fit its requests where it is left out); see `program_scenario`. Call
+    it outside of trio.
 
     Raises:
         ScenarioError: the scenario fails without any fault.
     """
     if isinstance(scenario, Program):
-        make_lm = lm or _agreeable
+        make_lm = lm or ScriptedLM
         scenario = program_scenario(scenario, lm=make_lm, inputs=inputs or {})
     elif lm is not None or inputs is not None:
         raise ScenarioError("lm and inputs are for a Program: a scenario has its own")
@@ -122,10 +122,6 @@ def explore(
             short, error = _shrink(plan, error, fails)
             return Exploration(tried, Failure(short, error, plan))
     return Exploration(tried, None)
-
-
-def _agreeable() -> LM:
-    return ScriptedLM(lambda _: "ok")
 
 
 def make_plan(faults: Sequence[Fault], seed: int) -> FaultPlan:

@@ -28,6 +28,8 @@ from dspex.worker.app import Runtime
 from dspex.worker.open_runtime import open_runtime
 
 RECORD: Final = "--dspex-record"
+_ASYNC_FIXTURES: Final = frozenset({"runtime", "fake_provider"})
+_FIXTURES: Final = frozenset({"scripted_lm", "faults", "cassette", "no_network"})
 
 
 class InjectFixture(Protocol):
@@ -62,14 +64,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Have tests with a `runtime` run on a clock that jumps over waits."""
-    if (
-        isinstance(item, pytest.Function)
-        and "runtime" in item.fixturenames
-        and inspect.iscoroutinefunction(item.obj)
+    """Have async tests that use a fixture from here run by trio, as if marked so.
+
+    Those with a `runtime` run on a clock that jumps over waits. A test that another
+    framework runs is left to it, unless it needs trio.
+    """
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(
+        item.obj
     ):
+        return
+    used = set(item.fixturenames)
+    if "runtime" in used:
         # pytest-trio takes a clock only from the arguments of the test itself.
         item.add_marker(pytest.mark.trio(run=_run_on_a_jumping_clock))
+    elif used & _ASYNC_FIXTURES or (used & _FIXTURES and not _is_anothers(item)):
+        item.add_marker(pytest.mark.trio)
+
+
+def _is_anothers(item: pytest.Function) -> bool:
+    # pytest-asyncio has a class of its own for its tests.
+    marked = any(item.get_closest_marker(it) for it in ("anyio", "asyncio"))
+    return marked or type(item) is not pytest.Function
 
 
 def _run_on_a_jumping_clock(
@@ -84,8 +99,8 @@ def _run_on_a_jumping_clock(
 
 @pytest.fixture
 def scripted_lm() -> ScriptedLM:
-    """Give a model that answers every request with "ok"; make your own for a script."""
-    return ScriptedLM(lambda _: "ok")
+    """Give a model whose answers fit their requests; make your own for a script."""
+    return ScriptedLM()
 
 
 @trio_fixture  # type: ignore[untyped-decorator]

@@ -20,8 +20,9 @@ from dspex.providers import (
 )
 from dspex.providers.lm import check_supported
 from dspex.runtime.errors import DspexError
+from dspex.testing.fitting_answer import fitting_answer
 
-ScriptLine: TypeAlias = str | Response | Exception
+ScriptLine: TypeAlias = str | Choice | Response | Exception
 Rule: TypeAlias = Callable[[Request], ScriptLine]
 
 
@@ -39,15 +40,16 @@ class ScriptEndedError(DspexError):
 class ScriptedLM:
     """Answers the n-th request with the n-th line, or every request by a rule.
 
-    A line is a text, a whole `Response`, or an exception to raise; a rule is a
-    function from the request to a line. `delay` seconds pass before each answer.
-    `requests` records what came, in order. A text answers each of the request's `n`
-    choices, with a usage of one token a word.
+    A line is a text, a `Choice` (a text with tool calls), a whole `Response`, or an
+    exception to raise; a rule is a function from the request to a line, and
+    `fitting_answer` where no script is given. `delay` seconds pass before each answer.
+    `requests` records what came, in order. A text or choice is given for each of the
+    request's `n` choices, with a usage of one token a word.
     """
 
     def __init__(
         self,
-        script: Iterable[ScriptLine] | Rule,
+        script: Iterable[ScriptLine] | Rule = fitting_answer,
         *,
         name: str = "scripted:model",
         capabilities: Capabilities | None = None,
@@ -101,10 +103,13 @@ class ScriptedLM:
             raise line
         if isinstance(line, Response):
             return line
+        choice = Choice(line) if isinstance(line, str) else line
+        said = [choice.text, *(call.arguments for call in choice.tool_calls)]
         inputs = sum(len(message.text.split()) for message in request.messages)
+        outputs = sum(len(text.split()) for text in said)
         return Response(
-            (Choice(line),) * request.n,
-            Usage(inputs, len(line.split()) * request.n),
+            (choice,) * request.n,
+            Usage(inputs, outputs * request.n),
             model,
             f"scripted-{len(self.requests)}",
             self._delay,

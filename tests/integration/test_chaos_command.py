@@ -7,8 +7,9 @@ import pytest
 
 from dspex.testing import open_fake_provider
 from dspex.testing.chaos import ChaosError, read_rows
-from dspex.testing.chaos_load import Tally, sample
+from dspex.testing.chaos_load import Tally
 from dspex.testing.chaos_report import ChaosReport, find_repeated
+from dspex.testing.schema_values import value_of
 from tests.integration.dspex_command import dspex, schema_answers
 
 PROGRAM = """
@@ -137,7 +138,7 @@ def test_inputs_are_made_by_their_schema() -> None:
             "note": {"anyOf": [{"type": "null"}, {"type": "string"}]},
         },
     }
-    assert sample(schema, 3, schema["$defs"]) == {  # type: ignore[arg-type] # a literal
+    assert value_of(schema, number=3, text="sample 3") == {
         "text": "sample 3",
         "count": 5,
         "ratio": 3.0,
