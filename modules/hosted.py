@@ -22,8 +22,16 @@ from dspex.runtime.bridge import (
     ModelHandler,
     ProgressHandler,
     RemoteError,
+    WorkerDiedError,
 )
-from dspex.runtime.engine import Effects, Shape, Step, StepOutputError, StepResult
+from dspex.runtime.engine import (
+    Effects,
+    Shape,
+    Step,
+    StepCrashedError,
+    StepOutputError,
+    StepResult,
+)
 from dspex.runtime.registry import Registry
 
 BRIDGE_NAME: Final = "dspy"
@@ -151,6 +159,7 @@ class HostedBackend:
 
         Raises:
             CalleeExitedError: the process died; dispatch again.
+            StepCrashedError: it died of the step.
             NameWaitTimeoutError: it did not come back by the deadline.
             RemoteError: the module raised in the dspy process.
             StepOutputError: it gave an output of the wrong type.
@@ -171,14 +180,20 @@ class HostedBackend:
         ref: ActorRef[DspyPool] = await self._registry.wait_for(
             BRIDGE_NAME, _left(deadline)
         )
-        result = await ref.call(
-            DspyPool.run,
-            call,
-            model,
-            None,
-            hear,
-            timeout=_left(deadline) + _MARGIN_SECONDS,
-        )
+        try:
+            result = await ref.call(
+                DspyPool.run,
+                call,
+                model,
+                None,
+                hear,
+                timeout=_left(deadline) + _MARGIN_SECONDS,
+            )
+        except CalleeExitedError as death:
+            reason = death.reason
+            if isinstance(reason, WorkerDiedError) and reason.is_of_its_run:
+                raise StepCrashedError(death.callee, reason) from None
+            raise
         try:
             outputs = check_outputs(step.module, step.signature, result.outputs)
         except HostedOutputError as error:

@@ -16,7 +16,12 @@ BridgeError
 └── RemoteError                Python code in the child raised
 """
 
+from typing import Final
+
 from dspex.runtime.errors import DspexError
+
+# Signals that come from without: an operator, a supervisor, the kernel short of memory.
+_FROM_WITHOUT: Final = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 
 
 class BridgeError(DspexError):
@@ -69,6 +74,14 @@ class WorkerDiedError(BridgeError):
         self.status = status
         self.last_lines = last_lines
         self.request = request
+
+    @property
+    def is_of_its_run(self) -> bool:
+        """Whether it died of what it ran: it exited, or crashed, while it had a run.
+
+        A process that was killed may have died of anything.
+        """
+        return self.request is not None and self.signal not in _FROM_WITHOUT
 
     def during(self, request: str) -> "WorkerDiedError":
         """Give the same for one of the runs that it had."""

@@ -30,7 +30,8 @@ class Backend(Protocol):
     """Runs steps on actors; one for each value of a step's `backend`.
 
     A backend resolves names at each dispatch. When the actor or process it gave a
-    step to dies, it lets the kernel's CallError out: the engine dispatches again.
+    step to dies, it lets the kernel's CallError out: the engine dispatches again. A
+    StepCrashedError says that it died of the step: not as often.
     """
 
     def shape(self, step: Step) -> Shape:

@@ -14,6 +14,7 @@ DspexError
 ├── ConditionError        a `when` could not be decided
 ├── MapError              what a step maps over is no list
 ├── TooManyDispatchesError what ran a step died each time
+├── StepCrashedError      what ran a step died of it; a CalleeExitedError
 ├── EffectDecodeError     a kept effect cannot be read again
 ├── EffectAbandonedError  the run ended while its effect was awaited elsewhere
 ├── RunInterruptedError   a run was stopped by a fault of its journal
@@ -24,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from dspex.runtime.errors import DspexError
+from dspex.runtime.errors import CalleeExitedError, DspexError
 from dspex.runtime.reasons import describe
 
 
@@ -143,16 +144,31 @@ class StepTimeoutError(DspexError):
         self.dispatches = dispatches
 
 
-class TooManyDispatchesError(DspexError):
-    """The actor or process of a step died each time the step was dispatched."""
+class StepCrashedError(CalleeExitedError):
+    """The process of a step died of what it ran, and not because it was killed."""
 
-    def __init__(self, step: str, dispatches: int, last: BaseException) -> None:
+
+class TooManyDispatchesError(DspexError):
+    """The actor or process of a step died each time the step was dispatched.
+
+    `option` is the option of the step that says how often that may be.
+    """
+
+    def __init__(
+        self, step: str, dispatches: int, last: BaseException, *, option: str
+    ) -> None:
+        died = (
+            "its process died of it each time"
+            if option == "max_crashes"
+            else "what ran it died each time"
+        )
         super().__init__(
-            f"step {step!r} was dispatched {dispatches} times and what ran it died "
-            f"each time; the last time: {describe(last)}"
+            f"step {step!r} was dispatched {dispatches} times and {died} "
+            f"(options.{option}); the last time: {describe(last)}"
         )
         self.step = step
         self.dispatches = dispatches
+        self.option = option
 
 
 class EffectDecodeError(DspexError):

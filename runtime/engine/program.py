@@ -37,6 +37,9 @@ class StepOptions(BaseModel):
     """Seconds for the whole step, dispatches after a death included."""
     max_dispatches: int = Field(default=20, ge=1)
     """How often the step is given to an actor or process before it fails."""
+    max_crashes: int = Field(default=3, ge=1)
+    """How often in a row its process may die of the step before it fails: it exits
+    or crashes while it runs it, and was not killed."""
     retries: int = Field(default=0, ge=0, le=100)
     """How often a step that failed is done anew, with new model calls."""
     on_error: Literal["fail", "skip", "default"] = "fail"
@@ -57,6 +60,8 @@ class StepOptions(BaseModel):
         found: dict[str, Any] = dump(self)  # Any: JSON
         if not self.stream:
             del found["stream"]
+        if self.max_crashes == type(self).model_fields["max_crashes"].default:
+            del found["max_crashes"]
         return found
 
 

@@ -15,6 +15,7 @@ from dspex.runtime.engine.effects import EffectLog, Effects
 from dspex.runtime.engine.errors import (
     MapError,
     MissingOutputError,
+    StepCrashedError,
     StepOutputError,
     TooManyDispatchesError,
 )
@@ -34,6 +35,12 @@ _DEATHS = (CalleeExitedError, NoProcessError)
 # Between the attempts of a step, twice as long each time.
 _RETRY_SECONDS: Final = 0.5
 _MAX_RETRY_SECONDS: Final = 30.0
+
+# Of what died a step is dispatched again at once, so often; then with a pause, twice
+# as long each time.
+_AT_ONCE: Final = 2
+_PAUSE_SECONDS: Final = 0.1
+_MAX_PAUSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +126,23 @@ class StepWork:
         path: str,
         inputs: Mapping[str, Any],  # Any: whatever the signature says
     ) -> StepResult:
-        dispatches = 0
+        dispatches = crashes = 0
+        options = self.step.options
         while True:
             dispatches += 1
             self.record.attempts += 1
             try:
                 return await self._give(path, inputs)
             except _DEATHS as death:
-                if dispatches >= self.step.options.max_dispatches:
-                    raise TooManyDispatchesError(
-                        self.name, dispatches, death
-                    ) from death
+                crashes = crashes + 1 if isinstance(death, StepCrashedError) else 0
+                for count, option in (
+                    (crashes, "max_crashes"),
+                    (dispatches, "max_dispatches"),
+                ):
+                    if count >= getattr(options, option):
+                        raise TooManyDispatchesError(
+                            self.name, dispatches, death, option=option
+                        ) from death
                 self.record.restarts += 1
                 log.warning(
                     "step_dispatched_again",
@@ -138,6 +151,9 @@ class StepWork:
                     reason=describe(death),
                     dispatches=dispatches + 1,
                 )
+            if dispatches > _AT_ONCE:
+                pause = _PAUSE_SECONDS * 2 ** (dispatches - _AT_ONCE - 1)
+                await trio.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
     async def _give(
         self,

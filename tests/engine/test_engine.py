@@ -16,6 +16,7 @@ from dspex.runtime.engine import (
     Run,
     Shape,
     Step,
+    StepCrashedError,
     StepFailedError,
     StepOptions,
     StepResult,
@@ -222,3 +223,49 @@ async def test_deaths_without_end_are_bounded_by_count_and_by_time(
     )
     assert by_time.error is not None
     assert isinstance(by_time.error.__cause__, StepTimeoutError)
+
+
+async def test_a_step_that_its_process_dies_of_is_not_run_as_often_as_a_killed_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    deaths: list[CalleeExitedError] = []
+
+    async def mortal(inputs: Mapping[str, Any], effects: Effects) -> dict[str, Any]:
+        if not deaths:
+            return {"b": 1}
+        raise deaths.pop(0)
+
+    killed = CalleeExitedError("p/s", "killed")
+    crashed = StepCrashedError("p/s", "exited")
+    steps = {"s": Step(module="m", signature="a -> b")}
+    deaths[:] = [crashed, crashed, killed, crashed, crashed]
+    between = await run(steps, {"m": mortal}, a=1)
+    assert between.status == "succeeded"
+    deaths[:] = [killed, crashed, crashed, crashed, killed]
+    in_a_row = await run(steps, {"m": mortal}, a=1)
+    assert in_a_row.error is not None
+    cause = in_a_row.error.__cause__
+    assert isinstance(cause, TooManyDispatchesError)
+    assert (cause.dispatches, cause.option) == (4, "max_crashes")
+    assert "4 times and its process died of it each time (options.max_crashes" in str(
+        cause
+    )
+
+
+async def test_what_dies_again_and_again_is_dispatched_after_pauses(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked: list[float] = []
+
+    async def mortal(inputs: Mapping[str, Any], effects: Effects) -> dict[str, Any]:
+        asked.append(trio.current_time())
+        raise CalleeExitedError("p/s", "killed")
+
+    started = trio.current_time()
+    ended = await run({"s": Step(module="m", signature="a -> b")}, {"m": mortal}, a=1)
+    assert isinstance(ended.error, StepFailedError)
+    assert "options.max_dispatches" in str(ended.error)
+    after = [at - started for at in asked]
+    assert len(after) == 20
+    assert after[:5] == pytest.approx([0, 0, 0, 0.1, 0.3])
+    assert after[-1] - after[-2] == pytest.approx(5)

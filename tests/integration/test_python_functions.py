@@ -10,7 +10,12 @@ from dspex.modules.errors import HostedOutputError
 from dspex.modules.hosted_module import Hosted
 from dspex.runtime import open_node
 from dspex.runtime.bridge import DspyPool, PoolSettings
-from dspex.runtime.engine import MissingOutputError, StepFailedError, StepOutputError
+from dspex.runtime.engine import (
+    MissingOutputError,
+    StepFailedError,
+    StepOutputError,
+    TooManyDispatchesError,
+)
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
 
@@ -99,3 +104,32 @@ async def test_a_hosted_module_checks_its_outputs_too(tmp_path: Path) -> None:
             await give.run({"what": {"y": "no"}}, lm=lm)
         with pytest.raises(HostedOutputError, match="'y' of given:give is missing; it"):
             await give.run({"what": {"z": 1}}, lm=lm)
+
+
+@pytest.mark.parametrize(
+    ("death", "how"),
+    [
+        ("os._exit(1)", "with exit status 1"),
+        ("ctypes.string_at(0)", "by SIGSEGV"),
+    ],
+)
+async def test_a_function_that_ends_its_process_is_run_three_times(
+    tmp_path: Path, death: str, how: str
+) -> None:
+    (tmp_path / "deadly.py").write_text(
+        "import ctypes, os\n"
+        "def charge(file):\n"
+        "    with open(file, 'a') as it:\n"
+        "        it.write('charged ')\n"
+        f"    {death}\n"
+    )
+    step = Step(module="deadly:charge", backend="python", signature="file -> ok: bool")
+    async with open_runtime(ScriptedLM([]), search_path=[tmp_path]) as rt:
+        charges = tmp_path / "charges"
+        run = await rt.run(Program(name="pay", steps={"a": step}), file=str(charges))
+    assert charges.read_text().split() == ["charged"] * 3
+    assert run.error is not None
+    cause = run.error.__cause__
+    assert isinstance(cause, TooManyDispatchesError)
+    assert f"{how} during deadly:charge" in str(cause)
+    assert "options.max_crashes" in str(cause)
