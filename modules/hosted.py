@@ -1,6 +1,7 @@
 """HostedBackend: steps that run in the process that hosts the real dspy."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -114,6 +115,15 @@ class HostedBackend:
         async with self._preparing:
             await self._start_bridge()
         return await self._registry.wait_for(BRIDGE_NAME, _LOOK_UP_SECONDS)
+
+    async def renew(self) -> None:
+        """Have the next runs import their code anew; those under way keep theirs."""
+        self._known.clear()
+        ref: ActorRef[DspyPool] | None = self._registry.whereis(BRIDGE_NAME)
+        if ref is not None:
+            # What comes in the place of a dead one is new.
+            with suppress(CalleeExitedError, NoProcessError):
+                await ref.call(DspyPool.renew)
 
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there, and look the module up in it.

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 import trio
 
+from dspex.modules.hosted import HostedBackend
 from dspex.modules.module import Module
 from dspex.modules.module_registry import ModuleRef, ModuleRegistry
 from dspex.providers.lm import LM
@@ -135,7 +136,9 @@ class Runtime:
     async def reload(self, programs: Iterable[Program]) -> dict[str, list[str]]:
         """Put these programs in the place of all that are served by name.
 
-        Runs that were accepted keep the program they were accepted with. The actors
+        Runs that were accepted keep the program they were accepted with. What steps of
+        the python backend run is imported anew, in new processes; a step under way
+        keeps its own. The actors
         of programs that are not served any more end with the first reload that finds
         them without runs. Gives the names that were added, changed, removed and kept.
 
@@ -143,7 +146,13 @@ class Runtime:
             ProgramError: one cannot be run as written; then nothing has changed.
             StartError: an actor that one needs cannot be started; as above.
         """
-        return await self._loaded.serve_only(programs)
+        wanted = list(programs)
+        for program in wanted:
+            self.plan(program)
+        hosted = self.backend("python")
+        if isinstance(hosted, HostedBackend):
+            await hosted.renew()
+        return await self._loaded.serve_only(wanted)
 
     async def run(
         self,

@@ -2,7 +2,9 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Final, cast
@@ -35,7 +37,38 @@ class Loader:
     def __init__(self, text: str, *, make_lm: Callable[[], LM | None]) -> None:
         self._text = text
         self._make_lm = make_lm
-        self._module: ModuleType | None = None
+        # What was there before the app is not its own.
+        self._foreign = frozenset(sys.modules)
+        self._folder: Path | None = None
+
+    @contextmanager
+    def load_anew(self) -> Generator[App]:
+        """Give the app as it is now, what it imports of its own code included.
+
+        If that fails, or the block does, the modules are those from before.
+
+        Raises what `load` raises, or what the app's code does.
+        """
+        before = self._own_modules()
+        for name in before:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        try:
+            yield self.load()
+        except BaseException:
+            for name in self._own_modules():
+                del sys.modules[name]
+            sys.modules.update(before)
+            raise
+
+    def _own_modules(self) -> dict[str, ModuleType]:
+        """Give the modules of the app: from its folder, or the working directory."""
+        folders = [it for it in (self._folder, Path.cwd()) if it is not None]
+        return {
+            name: module
+            for name, module in list(sys.modules.items())
+            if name not in self._foreign and _is_below(folders, module)
+        }
 
     def load(self) -> App:
         """Give the app.
@@ -69,19 +102,34 @@ class Loader:
         if here not in sys.path:
             sys.path.insert(0, here)
         try:
-            if self._module is None:
-                self._module = importlib.import_module(name)
-            else:
-                self._module = importlib.reload(self._module)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise AppNotFoundError(self._text, f"no module {error.name!r}") from error
         try:
-            found: object = getattr(self._module, attribute)
+            found: object = getattr(module, attribute)
         except AttributeError:
             raise AppNotFoundError(
                 self._text, f"module {name!r} has no {attribute!r}"
             ) from None
+        if module.__file__ is not None:
+            # Of a package the folder that it is in.
+            self._folder = Path(module.__file__).resolve().parents[name.count(".")]
         return found
+
+
+def _is_below(folders: list[Path], module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is None:  # of the interpreter's own, or a namespace
+        paths = list(getattr(module, "__path__", ()))
+        file = paths[0] if paths else None
+    if not isinstance(file, str) or module.__name__.partition(".")[0] == "dspex":
+        return False
+    where = Path(file).resolve()
+    if {"site-packages", "dist-packages"} & set(where.parts):
+        return False
+    if where.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve()):
+        return False
+    return any(where.is_relative_to(folder) for folder in folders)
 
 
 def _as_app(text: str, found: object) -> App:

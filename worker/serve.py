@@ -180,7 +180,8 @@ class _Worker:
     async def _reload(self, runtime: Runtime) -> None:
         self._notifier.tell("RELOADING=1")
         try:
-            changes = await runtime.reload(self._loader.load().read_programs())
+            with self._loader.load_anew() as app:
+                changes = await runtime.reload(app.read_programs())
         except Exception as error:  # noqa: BLE001 - whatever the app's module raises
             facts = {"reason": describe(error)}
             if not isinstance(error, DspexError):

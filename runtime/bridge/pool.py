@@ -181,6 +181,17 @@ class DspyPool(Actor):
         """The pool's counts, for who looks at the actor itself."""
         return self._workers.fill(self._counts, queued=len(self._queue))
 
+    async def renew(self) -> None:
+        """Let each process end after the runs that it has; new ones take new runs.
+
+        They import anew what runs name: a process keeps the code that it has imported.
+        A session loses its process, and hears of it with its next call.
+        """
+        for worker in self._workers:
+            if not worker.is_retired:
+                self._recycle(worker)
+        self._dispatch()
+
     async def pids(self) -> list[int]:
         """Give the pids of the processes that take runs."""
         return [

@@ -69,6 +69,25 @@ app = App(
     modules={"Shout": Shout},
 )
 """
+IMPORTING = """
+from dspex import App
+from its.programs import PROGRAM
+
+app = App(PROGRAM)
+"""
+IMPORTED = """
+from dspex import Program, Step
+
+OUTPUT = "{output}"
+PROGRAM = Program(name="named", steps={{
+    "name": Step(module="its.words:name", backend="python",
+                 signature=f"ticket -> {{OUTPUT}}"),
+}})
+"""
+WORDS = """
+def name(ticket):
+    return {{"{output}": "{text}"}}
+"""
 RUNS = "/v1/programs/triage/runs"
 INPUTS = {"inputs": {"ticket": "My invoice is wrong"}}
 
@@ -290,6 +309,62 @@ async def test_a_python_step_finds_the_module_of_the_app_and_a_module_is_served(
         path = "/v1/programs/count/runs?wait=30"
         done = await ask(port, "POST", path, {"inputs": {"ticket": "one two"}})
         assert done.json["outputs"] == {"words": 2, "shout": "ONE TWO"}, done.json
+    finally:
+        popen.terminate()
+        assert popen.wait() == 0
+
+
+async def test_sighup_imports_what_the_app_imports_and_python_steps_anew(
+    tmp_path: Path,
+) -> None:
+    own = tmp_path / "its"
+    own.mkdir()
+    (own / "__init__.py").touch()
+    (tmp_path / "importing.py").write_text(IMPORTING)
+    (own / "programs.py").write_text(IMPORTED.format(output="short"))
+    (own / "words.py").write_text(WORDS.format(output="short", text="a"))
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        popen = subprocess.Popen(
+            argv(
+                "worker", "--app", "importing:app", "--port", "0",
+                "--lm", "openai:x", "--base-url", "http://127.0.0.1:9/v1",
+            ),
+            cwd=tmp_path, stderr=sink, env=os.environ | {"OPENAI_API_KEY": "none"},
+        )  # fmt: skip
+
+    async def outputs() -> object:
+        path = "/v1/programs/named/runs?wait=30"
+        done = await ask(port, "POST", path, {"inputs": {"ticket": "?"}})
+        return done.json["outputs"]
+
+    async def reload(event: str, count: int) -> None:
+        popen.send_signal(signal.SIGHUP)
+        assert await eventually(
+            lambda: log.read_text().count(f'"event": "{event}"') == count, seconds=10
+        ), log.read_text()
+
+    try:
+        assert await eventually(lambda: "worker_ready" in log.read_text(), seconds=60)
+        (ready,) = (it for it in log.read_text().splitlines() if "worker_ready" in it)
+        port = int(json.loads(ready)["url"].rpartition(":")[2])
+        for _ in range(3):  # several processes have imported it
+            assert await outputs() == {"short": "a"}
+
+        (own / "words.py").write_text(WORDS.format(output="short", text="longer"))
+        await reload("reloaded", 1)
+        for _ in range(3):
+            assert await outputs() == {"short": "longer"}
+
+        (own / "programs.py").write_text(IMPORTED.format(output="renamed"))
+        (own / "words.py").write_text(WORDS.format(output="renamed", text="b"))
+        await reload("reloaded", 2)
+        assert await outputs() == {"renamed": "b"}
+
+        (own / "programs.py").write_text("import its.words\nPROGRAM = 1 / 0\n")
+        await reload("reload_failed", 1)
+        assert "ZeroDivisionError" in log.read_text()
+        assert await outputs() == {"renamed": "b"}
     finally:
         popen.terminate()
         assert popen.wait() == 0
