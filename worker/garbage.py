@@ -6,8 +6,6 @@ from typing import Any, Final
 
 import trio
 
-from dspex.runtime.threads import run_in_thread
-
 _TIDY_SECONDS: Final = 10.0
 
 # Python's own first threshold of 700 is crossed several times within one run.
@@ -39,4 +37,4 @@ async def keep_tidy() -> None:
         await trio.sleep(_TIDY_SECONDS)
         gc.collect()
         if trim is not None:  # glibc's; other libraries have none
-            await run_in_thread(trim, 0)
+            trim(0)
