@@ -187,6 +187,8 @@ class DurableRuns(Actor):
         else:
             for _ in only or ():
                 own.popleft()
+            # Whoever took this worker for dead has them pending: not forgotten.
+            self._board.wanted.add(set(only or ()) - {row.id for row in rows})
         self._execute_soon(rows)
         return len(rows) == limit
 
@@ -311,6 +313,8 @@ class DurableRuns(Actor):
             self._start(execution.next, None)
             return
         if row.id not in self._interrupted:
+            if ended is None:
+                self._board.wanted.add([row.id])
             self._board.tell(row.id, ended)
         self._wake.set()
         self._look_idle()

@@ -132,3 +132,19 @@ async def test_runs_of_a_worker_that_was_taken_for_dead_are_taken_up_again(
         # As another process does that then ends before it executes anything.
         assert await rt.journal.bury([owner]) == 1
         assert (await rt.result(run, timeout=10)).status == "succeeded"
+
+
+async def test_what_is_claimed_before_a_worker_learns_that_it_was_buried_is_not_lost(
+    store: Path,
+) -> None:
+    lm = ScriptedLM(lambda _: ANSWER, delay=0.2)
+    async with open_runtime(
+        lm, store=store, resume=False, lease_seconds=4 * LEASE_SECONDS, max_running=1
+    ) as rt:
+        begun = await rt.submit(PROGRAM, {"q": "1"})
+        waiting = await rt.submit(PROGRAM, {"q": "2"})
+        owner = (await rt.journal.run(begun)).owner
+        assert owner is not None
+        assert await rt.journal.bury([owner]) == 1
+        for run in (begun, waiting):
+            assert (await rt.result(run, timeout=10)).status == "succeeded"
