@@ -80,6 +80,7 @@ class DurableRuns(Actor):
     async def init(self) -> None:
         """Begin with nothing; what the last incarnation had is in the store."""
         before, self._board.worker = self._board.worker, None
+        self._board.wanted.add(self._board.active, self._board.reserved)
         self._board.active.clear()
         self._board.reserved.clear()
         # Not here: the writer may be waiting for the supervisor that waits for this.
@@ -114,6 +115,7 @@ class DurableRuns(Actor):
         self._board.reserved.discard(row.id)
         if row.owner != self._worker:
             # Accepted for an earlier incarnation, which was buried: pending by now.
+            self._board.own.append(row.id)
             self._look_for_runs()
             return
         self._execute_soon([row])

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from dspex import Program, Step, open_runtime
+from dspex.runtime.engine.runs import DurableRuns
+from dspex.runtime.journal import AcceptRun
 from dspex.supervisors import Supervisor
 from dspex.testing import ScriptedLM
 from dspex.worker.durable import RUNS
@@ -148,3 +151,21 @@ async def test_what_is_claimed_before_a_worker_learns_that_it_was_buried_is_not_
         assert await rt.journal.bury([owner]) == 1
         for run in (begun, waiting):
             assert (await rt.result(run, timeout=10)).status == "succeeded"
+
+
+async def test_a_start_that_comes_after_its_worker_was_buried_is_not_lost(
+    store: Path,
+) -> None:
+    lm = ScriptedLM(lambda _: ANSWER)
+    async with open_runtime(
+        lm, store=store, resume=False, lease_seconds=LEASE_SECONDS
+    ) as rt:
+        first = await rt.submit(PROGRAM, {"q": "?"})
+        await rt.result(first, timeout=10)
+        # As accepted for a worker that the store does not know any more.
+        write = AcceptRun("r", "two", 1, '{"q": "?"}', "{}", 0.0, "buried", True)
+        assert await rt.journal.accept(write)
+        row = replace(await rt.journal.run("r"), owner="buried")
+        runs = await rt.node.registry.wait_for(RUNS)
+        await runs.cast(DurableRuns.start, row)
+        assert (await rt.result("r", timeout=10)).status == "succeeded"
