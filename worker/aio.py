@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from dspex.runtime import DspexError
 from dspex.runtime.engine import Program, Run
 from dspex.supervisors import TreeNode
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import RuntimeClosedError, WrongLoopError
 from dspex.worker.event_cursor import EventCursor
+from dspex.worker.followed_run import FollowedRun
 from dspex.worker.host_pauses import HostPauses
 from dspex.worker.open_runtime import KeepText
 from dspex.worker.run_record import RunEvent
-from dspex.worker.trio_thread import Job, TrioThread
+from dspex.worker.trio_thread import Job, TrioThread, result_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +37,10 @@ DRAIN_SECONDS: Final = 10.0
 class AioRuntime:
     """A runtime as one asyncio event loop uses it; made by `open_runtime`.
 
-    Cancelling a call cancels its work in the runtime, and waits for the end of it.
-    The work sees the context variables of the caller.
+    Cancelling a call cancels its work in the runtime, and waits for the end of it; one
+    that is cancelled again (anyio does so at each await) waits no more, and its work
+    ends all the same. A run that a store has accepted is not the call's work: it goes
+    on; `stream` and `cancel` end it. The work sees the context variables of the caller.
 
     Every method raises RuntimeClosedError outside the `async with` block or when the
     runtime has ended, ForkedRuntimeError in a child process, WrongLoopError under
@@ -79,24 +81,24 @@ class AioRuntime:
         """Run a program and give its events as they come; the last tells its end.
 
         A stream that is closed before its end (`aclose`, or a cancelled task)
-        cancels the run.
+        cancels the run, also one that a store has accepted.
         """
-        accepting = asyncio.ensure_future(self.submit(program, inputs))
+        followed = FollowedRun()
+        is_begun = is_whole = False
         try:
-            run = await asyncio.shield(accepting)
-        except asyncio.CancelledError:
-            # By now it may be on disk, and would run for nobody.
-            with suppress(DspexError):
-                await self.cancel(await accepting)
-            raise
-        is_whole = False
-        try:
+            async with self._room:
+                hosted = self._hosted()
+                is_begun = True
+                run = await self._perform_anyhow(
+                    followed.accept, hosted, program, inputs
+                )
             async for event in self.events(run):
                 yield event
             is_whole = True
         finally:
-            if not is_whole:
-                await self.cancel(run)
+            if is_begun and not is_whole and not self._thread.is_forked:
+                with suppress(RuntimeClosedError):  # its runs have ended
+                    await self._perform_anyhow(followed.withdraw)
 
     async def submit(
         self,
@@ -113,8 +115,11 @@ class AioRuntime:
         return await self._perform(self._hosted().result, run)
 
     async def cancel(self, run: str) -> None:
-        """Cancel a run and wait for its end."""
-        await self._perform(self._hosted().cancel, run)
+        """Cancel a run and wait for its end.
+
+        The run is cancelled also when this call is, which only ends the waiting.
+        """
+        await self._perform_anyhow(self._hosted().cancel, run)
 
     async def events(self, run: str, *, after: int = 0) -> AsyncGenerator[RunEvent]:
         """Give a run's events in order, from the one after `after` to its end.
@@ -164,10 +169,7 @@ class AioRuntime:
     ) -> T:
         async with self._room:
             self._check()
-            future: asyncio.Future[None] = self._loop.create_future()
-            job = Job(work, arguments, partial(self._finished, future))
-            self._thread.submit(job)
-            self._pauses.begin()
+            future, job = self._begin(work, arguments)
             try:
                 await future
             except asyncio.CancelledError:
@@ -176,13 +178,34 @@ class AioRuntime:
                 raise
             finally:
                 self._pauses.end()
-            if job.error is not None:
-                try:
-                    raise job.error
-                finally:
-                    job.error = None  # its traceback holds this frame
-            result: T = job.result
+            result: T = result_of(job)
             return result
+
+    async def _perform_anyhow(
+        self,
+        work: Callable[..., Awaitable[T]],
+        *arguments: object,
+    ) -> T:
+        """Perform what goes on, and ends, when its caller is cancelled.
+
+        It is on its way before the first await, and waits for no room.
+        """
+        future, job = self._begin(work, arguments)
+        try:
+            await future
+        finally:
+            self._pauses.end()
+        result: T = result_of(job)
+        return result
+
+    def _begin(
+        self, work: Callable[..., Awaitable[T]], arguments: tuple[object, ...]
+    ) -> tuple["asyncio.Future[None]", Job]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        job = Job(work, arguments, partial(self._finished, future))
+        self._thread.submit(job)
+        self._pauses.begin()
+        return future, job
 
     async def _wait_end(self, job: Job) -> None:
         # The future that was awaited is cancelled; the job tells of its end by

@@ -8,7 +8,7 @@ Any number of threads may share one runtime.
 
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,9 +26,10 @@ from dspex.worker.aio import (
 from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
+from dspex.worker.followed_run import FollowedRun
 from dspex.worker.open_runtime import KeepText
 from dspex.worker.run_record import RunEvent
-from dspex.worker.trio_thread import Job, TrioThread
+from dspex.worker.trio_thread import Job, TrioThread, result_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +38,9 @@ T = TypeVar("T")
 class SyncRuntime:
     """A runtime as synchronous code uses it; made by `open_runtime`.
 
-    An exception in the waiting thread (Ctrl-C) cancels the work in the runtime. The
-    work sees the context variables of the caller.
+    An exception in the waiting thread (Ctrl-C) cancels the work in the runtime; a run
+    that a store has accepted goes on: `stream` and `cancel` end it. The work sees the
+    context variables of the caller.
 
     Every method raises RuntimeClosedError outside the `with` block or when the
     runtime has ended, ForkedRuntimeError in a child process, OwnThreadError in the
@@ -66,6 +68,31 @@ class SyncRuntime:
         """Run a program on inputs by name; see `Runtime.run_inputs`."""
         return self._perform(self._hosted().run_inputs, program, inputs)
 
+    def stream(
+        self,
+        program: Program | str,
+        /,
+        **inputs: Any,  # Any: as the signatures declare
+    ) -> Generator[RunEvent]:
+        """Run a program and give its events as they come; the last tells its end.
+
+        A stream that is closed before its end (`close`, or an exception in the waiting
+        thread) cancels the run, also one that a store has accepted.
+        """
+        followed = FollowedRun()
+        is_begun = is_whole = False
+        try:
+            with self._room:
+                hosted = self._hosted()
+                is_begun = True
+                run = self._perform_anyhow(followed.accept, hosted, program, inputs)
+            yield from self.events(run)
+            is_whole = True
+        finally:
+            if is_begun and not is_whole and not self._thread.is_forked:
+                with suppress(RuntimeClosedError):  # its runs have ended
+                    self._perform_anyhow(followed.withdraw)
+
     def submit(
         self,
         program: Program | str,
@@ -81,8 +108,11 @@ class SyncRuntime:
         return self._perform(self._hosted().result, run)
 
     def cancel(self, run: str) -> None:
-        """Cancel a run and wait for its end."""
-        self._perform(self._hosted().cancel, run)
+        """Cancel a run and wait for its end.
+
+        The run is cancelled also when an exception ends the waiting.
+        """
+        self._perform_anyhow(self._hosted().cancel, run)
 
     def events(self, run: str, *, after: int = 0) -> Generator[RunEvent]:
         """Give a run's events in order, from the one after `after` to its end.
@@ -135,12 +165,20 @@ class SyncRuntime:
                 self._thread.cancel(job)
                 ended.wait()
                 raise
-        if job.error is not None:
-            try:
-                raise job.error
-            finally:
-                job.error = None  # its traceback holds this frame
-        result: T = job.result
+        result: T = result_of(job)
+        return result
+
+    def _perform_anyhow(
+        self, work: Callable[..., Awaitable[T]], *arguments: object
+    ) -> T:
+        """Perform what goes on, and ends, when its caller is interrupted."""
+        if self._thread.is_current:
+            raise OwnThreadError
+        ended = threading.Event()
+        job = Job(work, arguments, lambda _: ended.set())
+        self._thread.submit(job)
+        ended.wait()
+        result: T = result_of(job)
         return result
 
 

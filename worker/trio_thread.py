@@ -92,6 +92,16 @@ class Job:
             self.finished(self)
 
 
+def result_of(job: Job) -> Any:  # Any: typed by who made the job
+    """Give what a finished job came to; its error is raised."""
+    if job.error is not None:
+        try:
+            raise job.error
+        finally:
+            job.error = None  # its traceback holds this frame
+    return job.result
+
+
 class TrioThread(Generic[HostedT]):
     """Runs `open_hosted` under trio on a thread, and jobs beside what it gives."""
 

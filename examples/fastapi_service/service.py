@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 import dspex
+from dspex import Run
 from dspex.providers import LM
 from dspex.runtime.journal import StoreError
 from dspex.worker.aio import AioRuntime
@@ -55,7 +56,8 @@ def model() -> LM | None:
 async def lifespan(service: FastAPI) -> AsyncGenerator[None]:
     # Here and not at import: each worker process has a runtime of its own.
     app = dspex.App(PROGRAM, lm=model())
-    # With a store an accepted ticket is answered, whatever happens to this process.
+    # With a store an accepted ticket is answered, whatever happens to this process,
+    # unless its client leaves.
     store = os.environ.get("TRIAGE_STORE")
     async with dspex.aio.open_runtime(app, store=store) as rt:
         service.state.runtime = rt
@@ -84,7 +86,7 @@ Rt = Annotated[AioRuntime, Depends(runtime)]
 @app.post("/tickets")
 async def answer(ticket: Ticket, request: Request, rt: Rt) -> Reply:
     """Answer a ticket; a client that leaves costs no further model call."""
-    run = await while_connected(request, rt.run("triage", ticket=ticket.ticket))
+    run = await while_connected(request, followed_run(rt, ticket))
     if run.error is not None:
         raise HTTPException(502, "the ticket could not be answered")
     return Reply(category=run.outputs["category"], reply=run.outputs["reply"])
@@ -95,12 +97,14 @@ async def stream(ticket: Ticket, rt: Rt) -> StreamingResponse:
     """Tell by server-sent events what is done with a ticket, the reply as it comes."""
 
     async def events() -> AsyncIterator[str]:
-        async for event in rt.stream("triage", ticket=ticket.ticket):
-            told = {it: event.data[it] for it in _TOLD if it in event.data}
-            data = json.dumps({"kind": event.kind, **told})
-            # Text has no number of its own.
-            head = "" if event.kind == "delta" else f"id: {event.seq}\n"
-            yield f"{head}data: {data}\n\n"
+        # A client that leaves cancels the run: the stream is closed with this one.
+        async with aclosing(rt.stream("triage", ticket=ticket.ticket)) as told:
+            async for event in told:
+                fields = {it: event.data[it] for it in _TOLD if it in event.data}
+                data = json.dumps({"kind": event.kind, **fields})
+                # Text has no number of its own.
+                head = "" if event.kind == "delta" else f"id: {event.seq}\n"
+                yield f"{head}data: {data}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
 
@@ -109,6 +113,16 @@ async def stream(ticket: Ticket, rt: Rt) -> StreamingResponse:
 async def tree(rt: Rt) -> str:
     """Show the supervision tree."""
     return str(await rt.tree())
+
+
+async def followed_run(rt: AioRuntime, ticket: Ticket) -> Run:
+    """Give the finished run; it ends with this call, also where a store has it.
+
+    `rt.run` is enough where a run that was accepted may as well be finished.
+    """
+    async with aclosing(rt.stream("triage", ticket=ticket.ticket)) as events:
+        run = [event.run async for event in events][-1]
+    return await rt.result(run)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -3,10 +3,11 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,27 @@ async def test_load_leaving_clients_and_a_dead_dspy_process(tmp_path: Path) -> N
         assert stream.text.count('"kind": "finished"') == 1
         told = re.findall(r'"field": "reply", "text": "([^"]*)"', stream.text)
         assert "".join(told) == "We are on it."
+
+
+@pytest.mark.parametrize("path", ["/tickets", "/tickets/stream"])
+async def test_a_client_that_leaves_cancels_its_run_also_in_a_store(
+    path: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "runs.db"
+    async with (
+        open_fake_provider(schema_answers(delay=60)) as provider,
+        open_service(provider, tmp_path, store=store) as service,
+    ):
+        async with open_request(service.port, "POST", path, TICKET):
+            assert await eventually(lambda: len(provider.requests) == 1, seconds=10)
+        assert await eventually(lambda: provider.disconnects == 1, seconds=5)
+        with closing(sqlite3.connect(store)) as kept:
+
+            def state() -> object:
+                return kept.execute("SELECT state FROM run").fetchall()
+
+            assert await eventually(lambda: state() == [("cancelled",)], seconds=5)
+        assert "Traceback" not in service.log.read_text()
 
 
 async def test_sigterm_lets_calls_under_way_finish(tmp_path: Path) -> None:

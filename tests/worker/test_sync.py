@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import trio
@@ -31,6 +33,34 @@ def test_a_submitted_run_gives_its_events_and_its_result() -> None:
         run = rt.submit("triage", {"ticket": "x"})
         assert [it.kind for it in rt.events(run)][-1] == "finished"
         assert rt.result(run).id == run
+
+
+def test_a_stream_tells_what_a_run_does_up_to_its_end() -> None:
+    with dspex.sync.open_runtime(app()) as rt:
+        events = list(rt.stream("triage", ticket="x"))
+        assert [it.seq for it in events] == [1, 2, 3, 4, 5, 6]
+        assert events[-1].data["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("store", [None, "runs.db"])
+def test_a_stream_that_is_left_cancels_its_run(
+    store: str | None, tmp_path: Path
+) -> None:
+    async def status(runtime: Runtime) -> str:
+        return runtime.table.get(run).status
+
+    at = None if store is None else tmp_path / store
+    with dspex.sync.open_runtime(app(delay=60), store=at) as rt:
+        with closing(rt.stream("triage", ticket="x")) as events:
+            run = next(events).run
+        assert rt.call(status) == "cancelled"
+
+
+def test_a_stream_can_be_closed_after_its_runtime() -> None:
+    with dspex.sync.open_runtime(app(delay=60)) as rt:
+        stream = rt.stream("triage", ticket="x")
+        next(stream)
+    stream.close()
 
 
 def test_ctrl_c_in_a_waiting_call_cancels_its_work() -> None:
