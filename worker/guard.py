@@ -138,6 +138,13 @@ class Guard:
             log.exception("request_failed", method=scope["method"], path=scope["path"])
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may have gone by the other one, and what follows be no request.
+            return problem(
+                400,
+                "content-length beside transfer-encoding: send one of them",
+                headers={"connection": "close"},
+            )
         host = headers.get("host", "")
         if (
             not self._has_token
