@@ -38,10 +38,12 @@ from dspex.testing.fault_plan import (
     FaultTarget,
     Injected,
 )
+from dspex.testing.fault_schedule import FaultTally
 from dspex.testing.faults import Faults, InjectedCrashError, inject
 from dspex.testing.fitting_answer import fitting_answer
 from dspex.testing.invariants import (
     assert_every_caller_answered,
+    assert_every_fault_struck,
     assert_no_orphans,
     assert_no_repeated_effects,
     assert_restarted,
@@ -64,6 +66,7 @@ __all__ = [
     "FaultKind",
     "FaultPlan",
     "FaultPlanError",
+    "FaultTally",
     "FaultTarget",
     "Faults",
     "FaultyLM",
@@ -84,6 +87,7 @@ __all__ = [
     "Truncate",
     "WrongLength",
     "assert_every_caller_answered",
+    "assert_every_fault_struck",
     "assert_no_orphans",
     "assert_no_repeated_effects",
     "assert_restarted",

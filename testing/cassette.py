@@ -7,9 +7,15 @@ error that came. It holds prompts and answers, and never a key.
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self, cast
 
 import trio
 
@@ -52,12 +58,28 @@ class RecordedError(ProviderError):
 class RecordingLM(Wrapper[LM]):
     """Passes requests on to a model, and appends what comes to the cassette at `path`.
 
-    Lines are written as calls end, each at once.
+    Lines are written as calls end, each at once. `async with` opens and closes the
+    model where it has something to open and close.
     """
 
     def __init__(self, lm: LM, path: str | Path) -> None:
         super().__init__(lm)
         self._path = Path(path)
+        self._exits = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._lm, AbstractAsyncContextManager):
+            model = cast("AbstractAsyncContextManager[object]", self._lm)
+            await self._exits.enter_async_context(model)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exits.__aexit__(kind, error, traceback)
 
     async def complete(
         self,
@@ -170,6 +192,17 @@ class ReplayLM:
     def capabilities(self) -> Capabilities:
         """What it claims to do; everything, unless told otherwise."""
         return self._capabilities
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """There is nothing to close: it stands where a real model stood."""
 
     @property
     def left(self) -> int:

@@ -143,6 +143,7 @@ class _Chaos:
             plan=plan.to_yaml(),
             calls=folder / "calls.jsonl",
             injected=folder / "injected.jsonl",
+            tallies=folder / "tallies.jsonl",
         )
         path = folder / "orders.json"
         path.write_text(orders.model_dump_json(), encoding="utf-8")
@@ -211,6 +212,9 @@ class _Chaos:
                 processes.close()
                 for it in schedule.injected:
                     report.injected[f"{it.kind} {it.on}"] += 1
+                for fault, tally in schedule.tallies.items():
+                    if not is_for_the_worker(fault):
+                        report.tallies[fault] = tally
 
     def read(self, report: ChaosReport) -> None:
         """Read what the workers have left behind."""
@@ -219,6 +223,9 @@ class _Chaos:
         report.calls_answered = len(calls)
         for it in read_lines(folder / "injected.jsonl"):
             report.injected[f"{it['kind']} {it['on']}"] += 1
+        for line in read_lines(folder / "tallies.jsonl"):
+            for place, data in line.items():
+                report.take_tally(plan.faults[int(place)], data)
         if any(it.on == "clock" for it in plan.faults):
             report.not_checked.append("repeated model calls: the plan bends the clock")
         else:

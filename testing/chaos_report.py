@@ -9,6 +9,8 @@ from typing import Any
 
 from dspex.runtime.journal.store import Store
 from dspex.testing.chaos_load import FINAL, Tally
+from dspex.testing.fault_plan import Fault
+from dspex.testing.fault_schedule import FaultTally, Tallies
 
 
 @dataclass
@@ -22,6 +24,7 @@ class ChaosReport:
     worker_starts: int = 0
     worker_exits: Counter[int] = field(default_factory=Counter[int])
     injected: Counter[str] = field(default_factory=Counter[str])
+    tallies: Tallies = field(default_factory=Tallies)
     calls_answered: int = 0
     repeated: list[str] = field(default_factory=list[str])
     not_checked: list[str] = field(default_factory=list[str])
@@ -49,6 +52,19 @@ class ChaosReport:
         }
         return [text for text, is_broken in found.items() if is_broken]
 
+    @property
+    def never_struck(self) -> list[str]:
+        """The faults that did no harm, and why, one line each."""
+        return [str(it) for it in self.tallies.values() if not it.struck]
+
+    def take_tally(self, fault: Fault, data: Mapping[str, Any]) -> None:  # Any: JSON
+        """Take note of what a worker saw of a fault until then."""
+        tally = self.tallies.setdefault(fault, FaultTally(fault))
+        tally.struck = max(tally.struck, data["struck"])
+        tally.matched = max(tally.matched, data["matched"])
+        for name in data["others"]:
+            tally.pass_by(name)
+
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Give plain data."""
         return {
@@ -63,6 +79,7 @@ class ChaosReport:
             "unanswered": self.tally.unanswered,
             "errors": dict(Counter(self.tally.errors.values())),
             "injected": dict(self.injected),
+            "never_struck": self.never_struck,
             "worker_starts": self.worker_starts,
             "worker_exits": {str(k): v for k, v in self.worker_exits.items()},
             "last_status": self.last_status,
@@ -74,6 +91,9 @@ class ChaosReport:
 
     def __str__(self) -> str:
         verdict = "; ".join(self.breaches) or "every invariant held"
+        missed = self.never_struck
+        if missed:
+            verdict += f", but {len(missed)} of {len(self.tallies)} faults never struck"
         done = ", ".join(f"{n} x {what}" for what, n in sorted(self.injected.items()))
         runs = ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items()))
         errors = Counter(self.tally.errors.values()).most_common(5)
@@ -84,6 +104,7 @@ class ChaosReport:
             f"chaos on {self.app} for {self.seconds:.0f} s: {verdict}",
             f"  runs      {len(self.tally.statuses)} accepted: {runs or 'none'}",
             f"  done      {done or 'nothing'}",
+            *(f"  missed    {it}" for it in missed),
             f"  worker    {self.worker_starts} starts; exits: {exits or 'none'}",
             f"  calls     {self.calls_answered} model calls answered, "
             f"{len(self.repeated)} made again although finished",

@@ -37,6 +37,7 @@ class ChaosOrders(BaseModel):
     plan: str
     calls: Path
     injected: Path
+    tallies: Path
 
 
 class CountedLM(Wrapper[LM]):
@@ -91,12 +92,15 @@ class _Injection:
 
     async def _write_down(self, faults: Faults) -> None:
         written = [0, 0]
+        told = ""
         try:
             while True:
                 await trio.sleep(_WRITE_SECONDS)
                 self._write(faults, written)
+                told = self._tell_tallies(faults, told)
         finally:
             self._write(faults, written)
+            self._tell_tallies(faults, told)
 
     def _write(self, faults: Faults, written: list[int]) -> None:
         models = [] if self._model is None else self._model.injected
@@ -104,6 +108,20 @@ class _Injection:
             new = done[written[number] :]
             written[number] += len(new)
             _append(self._orders.injected, [it.to_data() for it in new])
+
+    def _tell_tallies(self, faults: Faults, told: str) -> str:
+        """Write down what became of each fault so far, if that is news."""
+        models = [] if self._model is None else self._model.tallies
+        found = {it.fault: it.to_data() for it in (*faults.tallies, *models)}
+        line = {
+            str(place): found[fault]
+            for place, fault in enumerate(self._plan.faults)
+            if fault in found and fault != FaultPlan.NEVER
+        }
+        text = json.dumps(line)
+        if text != told:
+            _append(self._orders.tallies, [line])
+        return text
 
 
 def _append(path: Path, lines: list[dict[str, Any]]) -> None:  # Any: JSON

@@ -17,10 +17,12 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import trio
 import trio.testing
 
+from dspex.modules import Module
 from dspex.providers import LM
 from dspex.runtime.engine import Program
 from dspex.runtime.errors import DspexError
 from dspex.testing.fault_plan import Fault, FaultPlan
+from dspex.testing.fault_schedule import FaultTally, Tallies, watch_schedules
 from dspex.testing.program_scenario import program_scenario
 from dspex.testing.scripted_lm import ScriptedLM
 
@@ -51,20 +53,29 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """How many plans were tried, and the failure if there was one."""
+    """How many plans were tried, the failure if there was one, and who struck.
+
+    `tallies` has each fault that a plan had, and how often it struck in all of them.
+    """
 
     plans: int
     failure: Failure | None
+    tallies: tuple[FaultTally, ...] = ()
 
     def check(self) -> None:
-        """Raise if a plan broke the scenario.
+        """Raise if a plan broke the scenario, or a fault found nothing to strike.
 
         Raises:
-            AssertionError: with the shortest plan, ready to be replayed.
+            AssertionError: with the shortest plan, ready to be replayed, or with the
+                names that there were.
         """
         if self.failure is not None:
             text = f"broken by plan {self.plans} of those tried\n{self.failure}"
             raise AssertionError(text) from self.failure.error
+        missed = [it for it in self.tallies if not it.struck and not it.matched]
+        if missed:
+            listed = "\n".join(f"  {it}" for it in missed)
+            raise AssertionError(f"nothing broke in {self.plans} plans, but\n{listed}")
 
 
 class HungError(Exception):
@@ -85,6 +96,7 @@ def explore(
     clock: Clock = "virtual",
     lm: Callable[[], LM] | None = None,
     inputs: Mapping[str, Any] | None = None,  # Any: as the signatures declare
+    modules: Mapping[str, Callable[[], Module]] | None = None,
 ) -> Exploration:
     """Run `scenario(plan)` under a plan for each seed, until one makes it raise.
 
@@ -95,33 +107,50 @@ def explore(
     they allow.
 
     A `Program` is run once a try on its `inputs`, with the model that `lm` makes (one
-    whose answers fit its requests where it is left out); see `program_scenario`. Call
-    it outside of trio.
+    whose answers fit its requests where it is left out) and the `modules` that a
+    runtime is given; see `program_scenario`. Call it outside of trio.
 
     Raises:
         ScenarioError: the scenario fails without any fault.
     """
     if isinstance(scenario, Program):
         make_lm = lm or ScriptedLM
-        scenario = program_scenario(scenario, lm=make_lm, inputs=inputs or {})
-    elif lm is not None or inputs is not None:
-        raise ScenarioError("lm and inputs are for a Program: a scenario has its own")
+        scenario = program_scenario(
+            scenario, lm=make_lm, inputs=inputs or {}, modules=modules
+        )
+    elif lm is not None or inputs is not None or modules is not None:
+        raise ScenarioError(
+            "lm, inputs and modules are for a Program: a scenario has its own"
+        )
     calm = replay(scenario, FaultPlan(), timeout=timeout, clock=clock)
     if calm is not None:
         raise ScenarioError(f"the scenario fails without faults: {calm}") from calm
     tried = 0
+    tallies: Tallies = {}
     for seed in seeds:
         tried += 1
         plan = make_plan(faults, seed)
-        error = replay(scenario, plan, timeout=timeout, clock=clock)
+        with watch_schedules() as schedules:
+            error = replay(scenario, plan, timeout=timeout, clock=clock)
+        for schedule in schedules:
+            _add_up(schedule.tallies, faults, tallies)
         if error is not None:
 
             def fails(smaller: FaultPlan) -> BaseException | None:
                 return replay(scenario, smaller, timeout=timeout, clock=clock)
 
             short, error = _shrink(plan, error, fails)
-            return Exploration(tried, Failure(short, error, plan))
-    return Exploration(tried, None)
+            found = Failure(short, error, plan)
+            return Exploration(tried, found, tuple(tallies.values()))
+    return Exploration(tried, None, tuple(tallies.values()))
+
+
+def _add_up(found: Tallies, faults: Sequence[Fault], total: Tallies) -> None:
+    """Add what became of a plan's faults to that of those it was made of."""
+    for fault, tally in found.items():
+        origin = fault if fault in faults else replace(fault, nth=None)
+        if origin in faults:
+            total.setdefault(origin, FaultTally(origin)).add(tally)
 
 
 def make_plan(faults: Sequence[Fault], seed: int) -> FaultPlan:

@@ -23,7 +23,7 @@ from dspex.runtime.process import Process
 from dspex.runtime.telemetry import Event
 from dspex.testing.clock_faults import ClockFaults
 from dspex.testing.fault_plan import Fault, FaultPlan, FaultPlanError, Injected
-from dspex.testing.fault_schedule import MAX_REMEMBERED, Schedule
+from dspex.testing.fault_schedule import MAX_REMEMBERED, FaultTally, Schedule
 from dspex.testing.process_faults import ProcessFaults
 from dspex.testing.store_faults import StoreFaults
 
@@ -151,6 +151,12 @@ class Faults:
         """What was done, in order."""
         return self._schedule.injected
 
+    @property
+    def tallies(self) -> list[FaultTally]:
+        """What became of each fault that is carried out here; models' are not."""
+        found = self._schedule.tallies.values()
+        return [it for it in found if it.fault.on != "model"]
+
     def close(self) -> None:
         """Do no more harm; what is held back or stopped goes on."""
         self._detach()
@@ -223,8 +229,7 @@ class Faults:
             )
 
     def _hit_processes(self, fault: Fault) -> None:
-        for it in self._processes.hit(fault):
-            self._schedule.note(fault, it.command, str(it.pid))
+        self._processes.hit_noted(fault, self._schedule)
 
     def act(self, mailbox: Mailbox, envelope: Envelope, fault: Fault) -> bool:
         """Do the harm; whether the message is put in all the same."""

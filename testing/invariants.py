@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from dspex.providers import Request
 from dspex.testing.faults import Faults
+from dspex.testing.model_faults import FaultyLM
 from dspex.testing.process_faults import descendants
 
 
@@ -28,6 +29,17 @@ def assert_restarted(faults: Faults, name: str, *, times: int) -> None:
     seen = faults.restarts(name)
     if seen != times:
         raise AssertionError(f"{name!r} was restarted {seen} times, not {times}")
+
+
+def assert_every_fault_struck(*carried_out: Faults | FaultyLM) -> None:
+    """Check that every fault of a plan did harm: a wrong pattern would do none.
+
+    Raises:
+        AssertionError: some did not; says of each what there was instead.
+    """
+    missed = [it for one in carried_out for it in one.tallies if not it.struck]
+    if missed:
+        raise AssertionError("\n".join(map(str, missed)))
 
 
 def assert_no_repeated_effects(requests: Iterable[Request]) -> None:

@@ -38,7 +38,7 @@ from dspex.testing.fake_actions import (
 )
 from dspex.testing.fake_provider import Plan
 from dspex.testing.fault_plan import Fault, FaultPlan, Injected
-from dspex.testing.fault_schedule import Schedule
+from dspex.testing.fault_schedule import FaultTally, Schedule
 
 GARBAGE: Final = '<<<garbage injected by a fault plan>>> {"'
 _SAYS_WHEN: Final = (429, 503)
@@ -77,6 +77,12 @@ class FaultyLM:
     def injected(self) -> list[Injected]:
         """What was done, in order."""
         return self._schedule.injected
+
+    @property
+    def tallies(self) -> list[FaultTally]:
+        """What became of each fault of a model."""
+        found = self._schedule.tallies.values()
+        return [it for it in found if it.fault.on == "model"]
 
     async def complete(
         self,

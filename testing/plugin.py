@@ -46,7 +46,7 @@ class InjectFixture(Protocol):
         ...
 
 
-CassetteFixture: TypeAlias = Callable[[Callable[[], LM]], LM]
+CassetteFixture: TypeAlias = Callable[[Callable[[], LM]], RecordingLM | ReplayLM]
 
 
 class NetworkUsedError(AssertionError):
@@ -147,7 +147,7 @@ def cassette(request: pytest.FixtureRequest) -> CassetteFixture:
     path = request.path.parent / "cassettes" / request.path.stem / f"{name}.jsonl"
     taken = False
 
-    def play(make_lm: Callable[[], LM]) -> LM:
+    def play(make_lm: Callable[[], LM]) -> RecordingLM | ReplayLM:
         nonlocal taken
         if taken:
             raise CassetteError(f"{path}: a test has one cassette; share its model")

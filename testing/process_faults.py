@@ -16,6 +16,7 @@ import trio
 from dspex.testing.fault_plan import Fault
 from dspex.testing.fault_schedule import Schedule
 
+_MAX_NAME: Final = 100
 _LEAKED_SECONDS: Final = "86400"
 
 
@@ -91,6 +92,15 @@ class ProcessFaults:
             and self._harm(it.pid, fault)
         ]
 
+    def hit_noted(self, fault: Fault, schedule: Schedule) -> None:
+        """Do the harm, and have `schedule` note what was hit or what there was."""
+        found = self.hit(fault)
+        for it in found:
+            schedule.note(fault, it.command, str(it.pid))
+        if not found:
+            there = (it.command[:_MAX_NAME] for it in descendants(self._root))
+            schedule.miss(fault, there)
+
     async def hit_by_time(
         self, fault: Fault, *, index: int, seed: int, schedule: Schedule
     ) -> None:
@@ -103,8 +113,7 @@ class ProcessFaults:
             if schedule.now > fault.until:
                 return
             if fault.hits(count, seed=seed, index=index):
-                for it in self.hit(fault):
-                    schedule.note(fault, it.command, str(it.pid))
+                self.hit_noted(fault, schedule)
             if fault.every is None:
                 return
             await trio.sleep(fault.every)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast
 
+from dspex.modules import Module
 from dspex.providers import LM, Request
 from dspex.runtime.engine import Program
 from dspex.testing.fault_plan import FaultPlan
@@ -25,9 +26,11 @@ def program_scenario(
     *,
     lm: Callable[[], LM],
     inputs: Mapping[str, Any],  # Any: as the signatures declare
+    modules: Mapping[str, Callable[[], Module]] | None = None,
 ) -> Callable[[FaultPlan], Awaitable[object]]:
     """Give a scenario that runs a program once, on a runtime and a model of its own.
 
+    `modules` are the runtime's: programs as code, by the name of a step's `module`.
     It fails when the run does, gives other outputs than without faults, leaves a
     caller waiting, or makes a model call twice. The last is looked at when the model
     has `requests` (a `ScriptedLM` has) and the plan does no harm to model calls.
@@ -46,7 +49,7 @@ def program_scenario(
 
     async def outputs_under(plan: FaultPlan) -> Mapping[str, Any]:  # Any: as above
         model = lm()
-        async with open_runtime(FaultyLM(model, plan)) as runtime:
+        async with open_runtime(FaultyLM(model, plan), modules=modules) as runtime:
             await runtime.load(program)
             with inject(runtime.node, plan) as faults:
                 run = await runtime.run_inputs(program, inputs)

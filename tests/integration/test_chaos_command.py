@@ -24,6 +24,9 @@ faults:
 - {kind: kill, on: process, target: "*chaos_worker*", after: 2.5, every: 2.5, until: 4}
 - {kind: crash, actor: triage/*, probability: 0.1}
 - {kind: slow, on: store, probability: 0.2, seconds: 0.02}
+- {kind: crash, actor: "trigae/*"}
+- {kind: fail, on: model, target: "openai:gtp"}
+- {kind: kill, on: process, target: "no such command"}
 - {kind: fail, on: model, status: 503, seconds: 0.1, nth: 3}
 """
 
@@ -47,7 +50,13 @@ async def test_a_killed_worker_keeps_what_it_promised_and_the_report_says_so(
         )  # fmt: skip
     report = json.loads((folder / "chaos.json").read_text())
     assert done.status == 0, done.out + done.err + json.dumps(report)
-    assert "every invariant held" in done.out
+    assert "every invariant held, but 3 of 7 faults never struck" in done.out
+    crash, fail, kill = sorted(report["never_struck"])
+    assert crash.startswith("crash actor=trigae/*: never struck")
+    assert "runs" in crash
+    assert fail.endswith("there were: openai:fake")
+    assert kill.startswith("kill on=process target=no such command")
+    assert "python" in kill
     assert done.out.strip() in (folder / "chaos.txt").read_text()
     assert report["passed"] is True
     assert report["worker_exits"]["-9"] >= 1

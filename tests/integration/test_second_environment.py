@@ -74,8 +74,9 @@ async def test_provider(fake_provider):
 
 async def test_cassette(cassette, fake_provider):
     fake_provider.plan([Answer("once")])
-    lm = cassette(lambda: OpenAI("m", base_url=fake_provider.url, api_key="k"))
-    assert (await lm.complete("x")).text == "once"
+    make = lambda: OpenAI("m", base_url=fake_provider.url, api_key="k")
+    async with cassette(make) as lm:
+        assert (await lm.complete("x")).text == "once"
 
 
 def test_network(no_network):

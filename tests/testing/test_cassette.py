@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -38,6 +39,29 @@ async def test_what_was_recorded_is_said_again_in_order(tmp_path: Path) -> None:
     assert (caught.value.kind, caught.value.status) == ("ServerError", 503)
     assert caught.value.retryable
     assert lm.left == 0
+
+
+class Opened(ScriptedLM):
+    is_open = False
+
+    async def __aenter__(self) -> Self:
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.is_open = False
+
+
+async def test_both_stand_where_a_model_stands_that_is_opened(tmp_path: Path) -> None:
+    inner = Opened(["one"])
+    async with RecordingLM(inner, tmp_path / "tape") as lm:
+        assert inner.is_open
+        await lm.complete("x")
+    assert not inner.is_open
+    async with RecordingLM(ScriptedLM([]), tmp_path / "tape"):
+        pass  # a model that has nothing to open
+    async with ReplayLM(tmp_path / "tape") as replayed:
+        assert (await replayed.complete("x")).text == "one"
 
 
 async def test_streams_are_recorded_when_they_end_and_replayed(tmp_path: Path) -> None:

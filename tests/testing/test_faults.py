@@ -8,7 +8,16 @@ import pytest
 import trio
 import trio.testing
 
-from dspex import Actor, ChildSpec, Program, Step, Supervisor, open_node
+from dspex import (
+    Actor,
+    ChildSpec,
+    Module,
+    Predict,
+    Program,
+    Step,
+    Supervisor,
+    open_node,
+)
 from dspex.providers import Request
 from dspex.runtime import (
     CalleeExitedError,
@@ -21,10 +30,12 @@ from dspex.testing import (
     FaultKind,
     FaultPlan,
     FaultPlanError,
+    FaultyLM,
     InjectedCrashError,
     ScenarioError,
     ScriptedLM,
     assert_every_caller_answered,
+    assert_every_fault_struck,
     assert_no_orphans,
     assert_no_repeated_effects,
     assert_restarted,
@@ -367,3 +378,80 @@ async def test_explore_inside_of_trio_says_so() -> None:
 
     with pytest.raises(ScenarioError, match="outside of trio"):
         replay(scenario, FaultPlan())
+
+
+async def test_a_fault_that_strikes_nothing_is_told_with_what_there_was() -> None:
+    async with open_node() as node:
+        wrong, met = Fault("crash", "trigae/*"), Fault("slow", "log", nth=3)
+        done, model = Fault("drop", "log", nth=1), Fault("fail", on="model")
+        plan = FaultPlan.of(wrong, met, done, model)
+        lm = FaultyLM(ScriptedLM(), plan)
+        with inject(node, plan) as faults:
+            ref = await node.start(Log([]), name="log")
+            await ref.send("one")
+            await ref.send("two")
+        assert [it.struck for it in faults.tallies] == [0, 0, 1]
+        with pytest.raises(AssertionError) as caught:
+            assert_every_fault_struck(faults, lm)
+    assert str(caught.value).splitlines() == [
+        "crash actor=trigae/*: never struck, for nothing matched it; "
+        "there were: log.info",
+        "slow actor=log nth=3: never struck, and 2 matched it",
+        "fail on=model: never struck, for nothing matched it; "
+        "there were: nothing that it could strike",
+    ]
+
+
+async def test_a_model_and_a_process_that_no_fault_means_are_named() -> None:
+    plan = FaultPlan.of(
+        Fault("fail", on="model", target="openai:gtp*"),
+        Fault("kill", on="process", target="no such command"),
+    )
+    lm = FaultyLM(ScriptedLM(name="openai:gpt"), plan)
+    await lm.complete("x")
+    with pytest.raises(AssertionError, match="there were: openai:gpt"):
+        assert_every_fault_struck(lm)
+    child = subprocess.Popen(["sleep", "4322"])  # noqa: ASYNC220 - does not block
+    with child:
+        async with open_node() as node:
+            with inject(node, plan) as faults:
+                await trio.testing.wait_all_tasks_blocked()
+            child.kill()
+    with pytest.raises(AssertionError, match=r"there were: .*sleep 4322"):
+        assert_every_fault_struck(faults)
+
+
+def test_exploring_with_a_wrong_pattern_is_no_success() -> None:
+    found = explore(
+        TRIAGE,
+        faults=[Fault("crash", "trigae/*"), Fault("slow", "triage/*")],
+        seeds=range(10),
+        inputs={"ticket": "x"},
+    )
+    assert found.failure is None
+    with pytest.raises(
+        AssertionError, match=r"crash actor=trigae/\*.*triage/"
+    ) as caught:
+        found.check()
+    assert "slow" not in str(caught.value)
+
+
+class Asking(Module):
+    def __init__(self) -> None:
+        self.ask = Predict("question -> answer: int")
+
+    async def forward(self, question: str) -> dict[str, object]:
+        return {"answer": (await self.ask(question=question)).answer}
+
+
+def test_a_program_as_code_is_explored() -> None:
+    step = Step(module="Asking", signature="question -> answer: int")
+    found = explore(
+        Program(name="asked", steps={"main": step}),
+        modules={"Asking": Asking},
+        inputs={"question": "?"},
+        faults=[Fault("crash", "asked/*", nth=1)],
+        seeds=range(5),
+    )
+    found.check()
+    assert found.plans == 5
