@@ -15,7 +15,12 @@ from dspex.modules.run_lm import RunEffects, RunLM
 from dspex.modules.signature import Signature
 from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
-from dspex.runtime import ActorRef, NameWaitTimeoutError
+from dspex.runtime import (
+    ActorRef,
+    CalleeExitedError,
+    NameWaitTimeoutError,
+    NoProcessError,
+)
 from dspex.runtime.engine import Effects, Shape, Step, StepResult
 from dspex.runtime.registry import Registry
 from dspex.supervisors import ChildSpec, DynamicSupervisor
@@ -31,6 +36,10 @@ NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {
 
 # An actor that is not there for so long may have lost its supervisor.
 _LOOK_SECONDS: Final = 0.5
+
+# How often an actor is started anew because its supervisor died meanwhile.
+_STARTS: Final = 5
+_SUPERVISOR_SECONDS: Final = 10.0
 
 
 def signature_of(step: Step) -> Signature:
@@ -115,8 +124,21 @@ class NativeBackend:
         async with self._preparing:
             if self._registry.whereis(name) is None:
                 spec = ChildSpec(name, ModuleActor, (self.make(step),), name=name)
+                await self._start(spec)
+
+    async def _start(self, spec: ChildSpec) -> None:
+        for left in reversed(range(_STARTS)):
+            # If it is another's when the actor is looked for, it is started again.
+            self._kept_by[spec.id] = self._supervisor.id
+            try:
                 await self._supervisor.call(DynamicSupervisor.start_child, spec)
-                self._kept_by[name] = self._supervisor.id
+            except (CalleeExitedError, NoProcessError):
+                if not left:
+                    raise
+                name = self._supervisor.name
+                await self._registry.wait_for(name, _SUPERVISOR_SECONDS)
+            else:
+                return
 
     async def run(
         self,

@@ -6,14 +6,14 @@ import pytest
 import trio
 import trio.testing
 
-from dspex import Program, open_runtime
+from dspex import Program, Step, open_runtime
 from dspex.modules import Predict, Prediction
 from dspex.modules.react.errors import AgentStoppedError
 from dspex.providers import Request
 from dspex.runtime.engine import StepFailedError
 from dspex.runtime.errors import DspexError
 from dspex.supervisors import ChildStartError
-from dspex.testing import ScriptedLM
+from dspex.testing import Fault, FaultPlan, ScriptedLM, inject
 
 ANSWER = '{"answer": "Paris"}'
 AGENT = """
@@ -198,3 +198,20 @@ async def test_an_agent_whose_actor_dies_repeats_no_call_that_was_finished(
     assert run.outputs["answer"] == 1.0
     assert run.steps[0].restarts == 1
     assert (len(lm.requests), len(calls)) == (3, 1)
+
+
+async def test_the_supervisor_of_the_modules_may_die_while_a_program_is_loaded() -> (
+    None
+):
+    steps = {
+        "a": Step(module="Predict", signature="question -> answer"),
+        "b": Step(module="Predict", signature="answer -> next"),
+    }
+    lm = ScriptedLM(lambda _: '{"answer": "Paris", "next": "Rome"}')
+    async with open_runtime(lm) as rt:
+        plan = FaultPlan.of(Fault("kill", "modules", nth=1))
+        before = rt.node.registry.whereis("modules")
+        with inject(rt.node, plan):
+            run = await rt.run(Program(name="p", steps=steps), question="?")
+        assert rt.node.registry.whereis("modules") != before
+    assert run.outputs["next"] == "Rome"
