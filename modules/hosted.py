@@ -37,11 +37,12 @@ from dspex.runtime.registry import Registry
 
 BRIDGE_NAME: Final = "dspy"
 
-# What dspy adds to the outputs that a signature names.
-_ADDED_OUTPUTS: Final = {
+ADDED_OUTPUTS: Final = {
     "dspy.ChainOfThought": {"reasoning": str},
     "dspy.MultiChainComparison": {"rationale": str},
 }
+"""What dspy adds to the outputs that a signature names."""
+
 # What a module of dspy takes beside the inputs that its signature names.
 _ADDED_INPUTS: Final = {
     "dspy.MultiChainComparison": {"completions": list[dict[str, str]]}
@@ -94,7 +95,7 @@ class HostedBackend:
         signature = signature_of(step)
         check_config(step)
         shape = shape_of(signature)
-        outputs = _ADDED_OUTPUTS.get(step.module, {})
+        outputs = ADDED_OUTPUTS.get(step.module, {})
         inputs = _ADDED_INPUTS.get(step.module, {})
         found = Shape({**inputs, **shape.inputs}, {**outputs, **shape.outputs})
         check_demos(step, {**found.inputs, **found.outputs})

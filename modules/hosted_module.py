@@ -1,5 +1,6 @@
 """Hosted: a module of the real dspy, or of a user's dspy code, as a module of ours."""
 
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias, cast
@@ -9,7 +10,9 @@ import trio
 from dspex.modules.adapters.protocol import Demo
 from dspex.modules.call import Call, begin_call, current_call, end_call
 from dspex.modules.errors import HostedOutputError, LMNotConfiguredError
+from dspex.modules.hosted import ADDED_OUTPUTS
 from dspex.modules.hosted_outputs import check_outputs
+from dspex.modules.hosted_texts import HostedTexts
 from dspex.modules.hosted_values import fields_for_dspy, hosted_tool
 from dspex.modules.module import Module
 from dspex.modules.prediction import Prediction
@@ -132,15 +135,20 @@ class Hosted(Module):
         if lm is None:
             raise LMNotConfiguredError(repr(self))
         checked = self.signature.check_inputs(inputs)
+        asked = self._to_call(lm, checked, is_streamed=heard is not None)
+        told = _Told(asked.stream)
+        texts = HostedTexts(told, is_json=asked.adapter == "json")
 
         async def hear(event: JSONObject) -> None:
-            if heard is not None and event["text"]:
-                await heard.send(FieldDelta(event["field"], event["text"]))
+            await texts.hear(event)
+            for delta in told.take():
+                if heard is not None:
+                    await heard.send(delta)
 
         home = (_StreamedHome if can_stream(lm) else _Home)(lm, call)
         result = await self._pool.call(
             DspyPool.run,
-            self._to_call(lm, checked, is_streamed=heard is not None),
+            asked,
             home,
             self._call_tool,
             hear,
@@ -161,9 +169,12 @@ class Hosted(Module):
         is_streamed: bool,
     ) -> DspyCall:
         texts = [
-            name
-            for name, field in self.signature.output_fields.items()
-            if field.annotation is str
+            *ADDED_OUTPUTS.get(self.module, {}),
+            *(
+                name
+                for name, field in self.signature.output_fields.items()
+                if field.annotation is str
+            ),
         ]
         return DspyCall(
             module=self.module,
@@ -182,6 +193,28 @@ class Hosted(Module):
 
     async def _call_tool(self, name: str, arguments: JSONObject) -> object:
         return await self._tools[name].run(arguments)
+
+
+class _Told:
+    """Keeps what a run has told of its text until it is given on."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.fields = fields
+        self._sources = itertools.count()
+        self._told: list[FieldDelta] = []
+
+    def open(self) -> int:
+        """Give the number of a new source."""
+        return next(self._sources)
+
+    def add(self, source: int, field: str, text: str) -> None:
+        """Hear more text of a field."""
+        self._told.append(FieldDelta(field, text))
+
+    def take(self) -> list[FieldDelta]:
+        """Give what was told since the last time."""
+        told, self._told = self._told, []
+        return told
 
 
 class _Home:

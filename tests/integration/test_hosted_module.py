@@ -1,5 +1,6 @@
 """Hosted modules as native ones: the same model, usage, pieces, tools and values."""
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -90,7 +91,7 @@ async def test_a_model_without_streams_gives_the_same_at_its_end(
         Hosted(*MODULE, adapter="chat", pool=pool), lm
     )
     assert prediction == Prediction(reasoning="I know bees", answer=TEXT)
-    texts = [d.text for d in deltas if isinstance(d, FieldDelta)]
+    texts = [d.text for d in deltas if isinstance(d, FieldDelta) if d.field == "answer"]
     assert "".join(texts).strip() == TEXT
 
 
@@ -176,3 +177,18 @@ def test_our_values_become_dspys() -> None:
         "tool": bridge.HostedTool("look", "Look a key up.", look.schema),
         "plain": {"a": [1, "b"]},
     }
+
+
+async def test_text_is_told_without_the_quotes_and_escapes_of_json(
+    pool: ActorRef[DspyPool],
+) -> None:
+    answer = {"reasoning": 'it is "so"\nand so', "answer": 'say "hi"\\'}
+    lm = ScriptedLM([json.dumps(answer)])
+    module = Hosted(*MODULE, adapter="json", pool=pool)
+    *deltas, prediction = await pieces_of(module, lm)
+    told = dict.fromkeys(answer, "")
+    for delta in deltas:
+        assert isinstance(delta, FieldDelta)
+        told[delta.field] += delta.text
+    assert told == answer
+    assert prediction == Prediction(**answer)
