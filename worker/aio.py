@@ -9,7 +9,7 @@ finishes in a burst wakes asyncio once.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from dspex.worker.errors import RuntimeClosedError, WrongLoopError
 from dspex.worker.event_cursor import EventCursor
 from dspex.worker.followed_run import FollowedRun
 from dspex.worker.host_pauses import HostPauses
-from dspex.worker.open_runtime import KeepText
+from dspex.worker.open_runtime import LEASE_SECONDS, MAX_RUNNING, KeepText
 from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import MAX_UNFINISHED
 from dspex.worker.trio_thread import Job, TrioThread, result_of
 
 P = ParamSpec("P")
@@ -274,7 +275,12 @@ async def open_runtime(
     app: App | None = None,
     *,
     store: str | Path | None = None,
+    resume: bool = True,
+    max_running: int = MAX_RUNNING,
+    lease_seconds: float = LEASE_SECONDS,
+    max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
+    search_path: Sequence[str | Path] = (),
     max_calls: int = MAX_CALLS,
     drain_timeout: float = DRAIN_SECONDS,
     shutdown_timeout: float = 1.0,
@@ -284,7 +290,8 @@ async def open_runtime(
     Open it in the lifespan of the service, in each worker process, never at import:
     a thread does not follow a fork. With a `store`, a SQLite file or
     `postgresql://...`, runs are accepted when they are on disk, and what a process
-    leaves unfinished the next one with this store finishes; `keep_text` is as for
+    leaves unfinished the next one with this store finishes; `resume`, `max_running`,
+    `lease_seconds`, `max_runs`, `keep_text` and `search_path` are as for
     `dspex.open_runtime`. At most `max_calls` calls are in the runtime; further ones
     wait. When the block is left, calls under way have `drain_timeout` seconds to end;
     then they raise RuntimeClosedError. The host keeps its signals.
@@ -312,7 +319,12 @@ async def open_runtime(
         lambda: open_app(
             wanted,
             store=store,
+            resume=resume,
+            max_running=max_running,
+            lease_seconds=lease_seconds,
+            max_runs=max_runs,
             keep_text=keep_text,
+            search_path=search_path,
             shutdown_timeout=shutdown_timeout,
         )
     )

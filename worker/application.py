@@ -12,7 +12,13 @@ from dspex.providers.lm import LM
 from dspex.runtime.engine import Program
 from dspex.supervisors import ChildSpec, Supervisor
 from dspex.worker.app import Runtime
-from dspex.worker.open_runtime import KeepText, open_runtime
+from dspex.worker.open_runtime import (
+    LEASE_SECONDS,
+    MAX_RUNNING,
+    KeepText,
+    open_runtime,
+)
+from dspex.worker.runs import MAX_UNFINISHED
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -71,15 +77,18 @@ async def open_app(
     app: App,
     *,
     store: str | Path | None = None,
+    resume: bool = True,
+    max_running: int = MAX_RUNNING,
+    lease_seconds: float = LEASE_SECONDS,
     shutdown_timeout: float = 1.0,
-    max_runs: int = 1_000,
+    max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
 
-    Steps of the python backend find modules in the folders of the app's program files
-    and in those of `search_path`.
+    Steps of the python backend find modules in the folders of the app's program files,
+    too; else it is as `open_runtime`.
 
     Raises:
         ProgramError: a program cannot be run as written.
@@ -90,6 +99,9 @@ async def open_app(
         app.lm,
         modules=app.modules,
         store=store,
+        resume=resume,
+        max_running=max_running,
+        lease_seconds=lease_seconds,
         shutdown_timeout=shutdown_timeout,
         max_runs=max_runs,
         keep_text=keep_text,

@@ -57,6 +57,7 @@ from dspex.supervisors import (
 from dspex.worker.app import Runtime
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import RuntimeStoppedError
+from dspex.worker.import_path import importable_folders
 from dspex.worker.loaded_programs import MODULES
 from dspex.worker.runs import MAX_UNFINISHED, Runs, RunTable
 from dspex.worker.watching import WatchedBackend
@@ -73,6 +74,9 @@ ROOT: Final = "dspex"
 MODELS: Final = "models"
 BRIDGE: Final = "bridge"
 EMBEDDED: Final = "embedded"
+
+MAX_RUNNING: Final = 64
+LEASE_SECONDS: Final = 10.0
 
 # An operator who kills a child every second should not bring the runtime down; a
 # child that cannot start at all should, within seconds.
@@ -95,8 +99,8 @@ async def open_runtime(
     modules: Mapping[str, Callable[[], Module]] | None = None,
     store: str | Path | None = None,
     resume: bool = True,
-    max_running: int = 64,
-    lease_seconds: float = 10.0,
+    max_running: int = MAX_RUNNING,
+    lease_seconds: float = LEASE_SECONDS,
     shutdown_timeout: float = 1.0,
     max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
@@ -106,7 +110,8 @@ async def open_runtime(
 
     `lm` is the model of every step; None starts the embedded one (extra `local`).
     Steps of the python backend import `module:attribute` from the folders of
-    `search_path`, too.
+    `search_path`, from those of this process's `sys.path` when the first such step
+    starts dspy, and what is installed.
     `modules` are programs as code: what makes them, by the name that a step's `module`
     has; their model calls are kept and answered like those of any step.
     When the block is left, however, its actors and child processes end: orderly
@@ -257,7 +262,8 @@ def _backends(
     bridge = node.named(BRIDGE, Supervisor)
 
     async def start_bridge() -> None:
-        pool = partial(DspyPool, _POOL, search_path=search_path)
+        folders = [*search_path, *importable_folders()]
+        pool = partial(DspyPool, _POOL, search_path=folders)
         spec = ChildSpec(BRIDGE_NAME, pool, name=BRIDGE_NAME)
         # From its first start on a supervisor replaces what dies; what dies before
         # is replaced here.

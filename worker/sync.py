@@ -7,7 +7,7 @@ Any number of threads may share one runtime.
 """
 
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -27,8 +27,9 @@ from dspex.worker.app import Runtime
 from dspex.worker.application import App, open_app
 from dspex.worker.errors import OwnThreadError, RuntimeClosedError
 from dspex.worker.followed_run import FollowedRun
-from dspex.worker.open_runtime import KeepText
+from dspex.worker.open_runtime import LEASE_SECONDS, MAX_RUNNING, KeepText
 from dspex.worker.run_record import RunEvent
+from dspex.worker.runs import MAX_UNFINISHED
 from dspex.worker.trio_thread import Job, TrioThread, result_of
 
 P = ParamSpec("P")
@@ -187,14 +188,19 @@ def open_runtime(
     app: App | None = None,
     *,
     store: str | Path | None = None,
+    resume: bool = True,
+    max_running: int = MAX_RUNNING,
+    lease_seconds: float = LEASE_SECONDS,
+    max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
+    search_path: Sequence[str | Path] = (),
     max_calls: int = MAX_CALLS,
     drain_timeout: float = DRAIN_SECONDS,
     shutdown_timeout: float = 1.0,
 ) -> Generator[SyncRuntime]:
     """Open a runtime for the length of a `with` block.
 
-    Open it after a fork, never at import. `store` and `keep_text` are as for
+    Open it after a fork, never at import. The settings are those of
     `dspex.aio.open_runtime`. At most `max_calls` calls are in the runtime; the
     threads of further ones wait. When the block is left, calls under way have
     `drain_timeout` seconds to end; then they raise RuntimeClosedError.
@@ -208,7 +214,12 @@ def open_runtime(
         lambda: open_app(
             wanted,
             store=store,
+            resume=resume,
+            max_running=max_running,
+            lease_seconds=lease_seconds,
+            max_runs=max_runs,
             keep_text=keep_text,
+            search_path=search_path,
             shutdown_timeout=shutdown_timeout,
         )
     )

@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import os
+import sys
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -109,8 +112,12 @@ def _import(module_name: str, name: str) -> Any:  # Any: a Python module
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
+        library = os.path.dirname(os.path.dirname(os.__file__))
+        before = takewhile(lambda it: not it.startswith(library), sys.path)
+        folders = ", ".join(before)
         raise LookupError(
-            f"{name!r}: there is no module {module_name!r} on the search path"
+            f"{name!r}: there is no module {module_name!r} on the search path "
+            f"({folders or 'what is installed'}): add its folder by search_path=[...]"
         ) from error
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import dspex
 from dspex import Run
+from dspex.runtime.journal import RunRow
 from dspex.worker.app import Runtime
 from tests.worker.triage_app import app, in_asyncio, program
 
@@ -51,6 +52,10 @@ def test_a_stream_that_is_cancelled_while_its_run_is_accepted_cancels_the_run(
     in_asyncio(main)
 
 
+async def rows(runtime: Runtime) -> list[RunRow]:
+    return await runtime.journal.runs()
+
+
 async def states(runtime: Runtime) -> list[str]:
     return [row.state for row in await runtime.journal.runs()]
 
@@ -76,6 +81,30 @@ def test_what_a_service_leaves_unfinished_its_next_process_finishes(
     assert (found.status, found.outputs) == ("succeeded", {"category": "billing"})
     with dspex.sync.open_runtime(app(), store=store) as rt:
         assert rt.result(run).outputs == found.outputs
+
+
+def test_without_resume_only_what_was_asked_for_is_run(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+
+    async def before() -> str:
+        slow = app(delay=60.0)
+        async with dspex.aio.open_runtime(slow, store=store, drain_timeout=0.0) as rt:
+            return await rt.submit("triage", {"ticket": "x"})
+
+    async def after() -> set[tuple[str, str]]:
+        async with dspex.aio.open_runtime(
+            app(), store=store, resume=False, max_running=1, lease_seconds=1.0
+        ) as rt:
+            asked = await rt.run("triage", ticket="y")
+            assert asked.status == "succeeded"
+            return {(it.id, it.state) for it in await rt.call(rows)}
+
+    left = in_asyncio(before)
+    assert (left, "succeeded") not in in_asyncio(after)
+    with dspex.sync.open_runtime(
+        app(), store=store, resume=True, max_running=1, lease_seconds=1.0
+    ) as rt:
+        assert rt.result(left).status == "succeeded"
 
 
 def test_a_thousand_at_once_are_all_answered() -> None:
