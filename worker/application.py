@@ -9,12 +9,14 @@ from typing import Self
 
 from dspex.modules.module import Module
 from dspex.providers.lm import LM
+from dspex.runtime.bridge import PoolSettings
 from dspex.runtime.engine import Program
 from dspex.supervisors import ChildSpec, Supervisor
 from dspex.worker.app import Runtime
 from dspex.worker.open_runtime import (
     LEASE_SECONDS,
     MAX_RUNNING,
+    POOL,
     KeepText,
     open_runtime,
 )
@@ -28,13 +30,15 @@ class App:
     A program given as a path is read when the app is opened. Without an `lm` the
     embedded model is used. `children` are started last in the tree, and stopped
     first. `modules` are programs as code: what makes them, by the name that a step's
-    `module` has.
+    `module` has. `pool` is for the processes of python steps: how many, within which
+    limits.
     """
 
     programs: tuple[Program | str | Path, ...]
     lm: LM | None
     children: tuple[ChildSpec, ...]
     modules: Mapping[str, Callable[[], Module]]
+    pool: PoolSettings | None
 
     def __init__(
         self,
@@ -42,17 +46,23 @@ class App:
         lm: LM | None = None,
         children: Iterable[ChildSpec] = (),
         modules: Mapping[str, Callable[[], Module]] = MappingProxyType({}),
+        pool: PoolSettings | None = None,
     ) -> None:
         set_field = object.__setattr__
         set_field(self, "programs", programs)
         set_field(self, "lm", lm)
         set_field(self, "children", tuple(children))
         set_field(self, "modules", MappingProxyType(dict(modules)))
+        set_field(self, "pool", pool)
 
     def with_lm(self, lm: LM | None) -> Self:
         """Give the same app with this model."""
         return type(self)(
-            *self.programs, lm=lm, children=self.children, modules=self.modules
+            *self.programs,
+            lm=lm,
+            children=self.children,
+            modules=self.modules,
+            pool=self.pool,
         )
 
     @property
@@ -84,11 +94,12 @@ async def open_app(
     max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
+    pool: PoolSettings = POOL,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
 
     Steps of the python backend find modules in the folders of the app's program files,
-    too; else it is as `open_runtime`.
+    too; `pool` holds where the app has none of its own; else it is as `open_runtime`.
 
     Raises:
         ProgramError: a program cannot be run as written.
@@ -106,6 +117,7 @@ async def open_app(
         max_runs=max_runs,
         keep_text=keep_text,
         search_path=[*app.folders, *search_path],
+        pool=app.pool or pool,
     ) as runtime:
         for program in programs:
             await runtime.load(program)

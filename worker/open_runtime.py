@@ -84,10 +84,10 @@ _INTENSITY: Final = 20
 _PERIOD_SECONDS: Final = 10.0
 _BRIDGE_SECONDS: Final = 90.0
 _BRIDGE_ATTEMPTS: Final = 10
-# A step's own deadline bounds its wait in the queue.
-_POOL: Final = PoolSettings(
+POOL: Final = PoolSettings(
     min_size=1, max_size=4, spares=1, queue_limit=10_000, queue_timeout=3_600.0
 )
+"""Of python steps. A step's own deadline bounds its wait in the queue."""
 
 log = get_logger()
 
@@ -105,13 +105,15 @@ async def open_runtime(
     max_runs: int = MAX_UNFINISHED,
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
+    pool: PoolSettings = POOL,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
 
     `lm` is the model of every step; None starts the embedded one (extra `local`).
     Steps of the python backend import `module:attribute` from the folders of
     `search_path`, from those of this process's `sys.path` when the first such step
-    starts dspy, and what is installed.
+    starts dspy, and what is installed. `pool` says how many
+    processes run them, and within which limits.
     `modules` are programs as code: what makes them, by the name that a step's `module`
     has; their model calls are kept and answered like those of any step.
     When the block is left, however, its actors and child processes end: orderly
@@ -164,7 +166,9 @@ async def open_runtime(
         except StartError as error:
             # What is wrong with the model, not with the supervisors above it.
             raise root_cause(error) from error
-        backends = _backends(node, lm, search_path, modules=modules or {}, hosts=hosts)
+        backends = _backends(
+            node, lm, search_path, settings=pool, modules=modules or {}, hosts=hosts
+        )
         keeps = keep_text is True
         engine = Engine(
             {it: WatchedBackend(b, keep_text=keeps) for it, b in backends.items()}
@@ -255,6 +259,7 @@ def _backends(
     lm: LM,
     search_path: Sequence[str | Path],
     *,
+    settings: PoolSettings,
     modules: Mapping[str, Callable[[], Module]],
     hosts: list[ChildSpec],
 ) -> dict[str, Backend]:
@@ -263,7 +268,7 @@ def _backends(
 
     async def start_bridge() -> None:
         folders = [*search_path, *importable_folders()]
-        pool = partial(DspyPool, _POOL, search_path=folders)
+        pool = partial(DspyPool, settings, search_path=folders)
         spec = ChildSpec(BRIDGE_NAME, pool, name=BRIDGE_NAME)
         # From its first start on a supervisor replaces what dies; what dies before
         # is replaced here.

@@ -125,6 +125,7 @@ class _Worker:
                 max_runs=settings.max_runs,
                 keep_text=settings.keep_text,
                 search_path=[Path.cwd()],
+                pool=settings.pool,
             ) as runtime,
             self._around(runtime),
         ):

@@ -3,6 +3,7 @@
 import ipaddress
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,6 +17,8 @@ from pydantic_settings import (
 )
 
 from dspex.runtime import DspexError
+from dspex.runtime.bridge import Limits, PoolSettings
+from dspex.worker.open_runtime import POOL
 
 _MIN_TOKEN = 16
 
@@ -57,6 +60,14 @@ class WorkerSettings(BaseSettings):
     """Requests of one token (or one address without token); beyond that, 429."""
     max_wait: float = Field(default=60.0, gt=0)
     """The longest `?wait=`, in seconds."""
+    pool_min: int = Field(default=POOL.min_size, ge=0)
+    """Processes that stand ready for python steps, once a program has one."""
+    pool_max: int = Field(default=POOL.max_size, ge=1)
+    """Processes that run python steps at a time; beyond that, steps wait."""
+    pool_memory_bytes: int | None = Field(default=None, ge=50_000_000)
+    """What such a process may allocate over what dspy takes."""
+    pool_cpu_seconds: int | None = Field(default=None, ge=1)
+    """The CPU time of one run of a python step."""
     drain_timeout: float = Field(default=30.0, ge=0)
     """Seconds that accepted runs have to finish after SIGTERM."""
     shutdown_timeout: float = Field(default=5.0, ge=0)
@@ -76,6 +87,26 @@ class WorkerSettings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def pool(self) -> PoolSettings:
+        """How many processes run python steps, and within which limits."""
+        return replace(
+            POOL,
+            min_size=self.pool_min,
+            max_size=self.pool_max,
+            limits=Limits(
+                memory_bytes=self.pool_memory_bytes, cpu_seconds=self.pool_cpu_seconds
+            ),
+        )
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> Self:
+        if self.pool_max < self.pool_min:
+            raise ValueError(
+                f"pool_max is {self.pool_max}, less than pool_min, {self.pool_min}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:

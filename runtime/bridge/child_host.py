@@ -12,7 +12,7 @@ from dspex.runtime.bridge.child_calls import Calls, RunCancelled
 from dspex.runtime.bridge.child_channel import Channel
 from dspex.runtime.bridge.child_dspy import load_dspy
 from dspex.runtime.bridge.child_interpreter import make_interpreter
-from dspex.runtime.bridge.child_limits import start_cpu_clock
+from dspex.runtime.bridge.child_limits import say_memory_limit, start_cpu_clock
 from dspex.runtime.bridge.child_modules import run_module
 from dspex.runtime.bridge.child_optimizers import optimize
 from dspex.runtime.bridge.child_shortcuts import take_shortcuts
@@ -161,10 +161,15 @@ def describe(error: BaseException) -> ErrorInfo:
     ]
     return ErrorInfo(
         kinds=kinds or [type(error).__qualname__],
-        message=_text(error),
+        message=_message(error),
         traceback=_traceback(error),
         call=_call_of(error),
     )
+
+
+def _message(error: BaseException) -> str:
+    limit = say_memory_limit() if isinstance(error, MemoryError) else ""
+    return "; ".join(part for part in (_text(error), limit) if part)
 
 
 def _name(cls: type) -> str:

@@ -11,6 +11,7 @@ _STARTS_A_PROCESS = frozenset(
     {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
 )
 _cpu_seconds: "int | None" = None
+_memory_bytes: "int | None" = None
 
 
 class ProcessLimitError(RuntimeError):
@@ -19,14 +20,22 @@ class ProcessLimitError(RuntimeError):
 
 def apply_limits(limits: Limits) -> None:
     """Limit this process, for good, and what it starts."""
-    global _cpu_seconds
-    _cpu_seconds = limits.cpu_seconds
+    global _cpu_seconds, _memory_bytes
+    _cpu_seconds, _memory_bytes = limits.cpu_seconds, limits.memory_bytes
     if limits.memory_bytes is not None:
         total = _address_space_bytes() + limits.memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (total, total))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if limits.processes is not None:
         _limit_processes(limits.processes)
+
+
+def say_memory_limit() -> str:
+    """Say what limit a MemoryError of this process has met; nothing without one."""
+    if _memory_bytes is None:
+        return ""
+    megabytes = f"{_memory_bytes / 1e6:.4g}"
+    return f"this process may allocate {megabytes} MB (Limits.memory_bytes)"
 
 
 def start_cpu_clock() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dspex import Program, Step, open_runtime
+from dspex import App, Program, Step, open_runtime
 from dspex.modules.errors import HostedOutputError
 from dspex.modules.hosted_module import Hosted
 from dspex.runtime import open_node
-from dspex.runtime.bridge import DspyPool, PoolSettings
+from dspex.runtime.bridge import DspyPool, Limits, PoolSettings
 from dspex.runtime.engine import (
     MissingOutputError,
     StepFailedError,
@@ -18,6 +18,8 @@ from dspex.runtime.engine import (
 )
 from dspex.testing import ScriptedLM
 from dspex.worker.app import Runtime
+from dspex.worker.application import open_app
+from dspex.worker.settings import SettingsError, WorkerSettings, read_settings
 
 GIVEN = "def give(what):\n    return what\n"
 
@@ -133,3 +135,31 @@ async def test_a_function_that_ends_its_process_is_run_three_times(
     assert isinstance(cause, TooManyDispatchesError)
     assert f"{how} during deadly:charge" in str(cause)
     assert "options.max_crashes" in str(cause)
+
+
+HUNGRY = "def eat(megabytes):\n    return {'ate': len(bytearray(megabytes << 20))}\n"
+
+
+async def test_the_pool_of_python_steps_has_the_limits_it_is_given(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    signature = "megabytes: int -> ate: int"
+    step = Step(module="hungry:eat", backend="python", signature=signature)
+    app = App(Program(name="eat", steps={"a": step}), lm=ScriptedLM([]))
+    settings = WorkerSettings(app="a:b", pool_max=2, pool_memory_bytes=200 << 20)
+    async with open_app(app, search_path=[tmp_path], pool=settings.pool) as rt:
+        little = await rt.run("eat", megabytes=20)
+        much = await rt.run("eat", megabytes=400)
+    assert little.outputs["ate"] == 20 << 20
+    assert "MemoryError" in str(much.error)
+    own = PoolSettings(limits=Limits(memory_bytes=80_000_000))
+    limited = App(*app.programs, pool=own).with_lm(ScriptedLM([]))
+    async with open_app(limited, search_path=[tmp_path], pool=settings.pool) as rt:
+        run = await rt.run("eat", megabytes=100)
+    assert "MemoryError: this process may allocate 80 MB (Limits.m" in str(run.error)
+
+
+def test_a_pool_is_not_smaller_than_its_least_size() -> None:
+    with pytest.raises(SettingsError, match="pool_max is 2, less than pool_min, 3"):
+        read_settings({"app": "a:b", "pool_min": 3, "pool_max": 2})
