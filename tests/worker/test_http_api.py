@@ -93,17 +93,20 @@ async def test_a_body_that_never_ends_is_given_up(path: str) -> None:
         assert (await worker.ask("POST", f"{RUNS}?wait=5", INPUTS)).status == 200
 
 
-async def test_a_body_whose_length_is_told_twice_is_refused_and_ends_it() -> None:
+@pytest.mark.parametrize("smuggled", [b"", head("GET", "/healthz", b"", {})])
+async def test_a_body_whose_length_is_told_twice_is_refused_and_ends_it(
+    smuggled: bytes,
+) -> None:
     async with open_worker() as worker:
-        chunked = {"connection": "keep-alive", "transfer-encoding": "chunked"}
-        body = b"0\r\n\r\n" + head("GET", "/v1/runs", b"", {})
-        asked = head("POST", RUNS, b"", chunked) + body
+        twice = {"connection": "keep-alive", "transfer-encoding": "chunked"}
+        asked = head("POST", RUNS, b"", twice) + b"0\r\n\r\n" + smuggled
         with trio.fail_after(10):
             async with await trio.open_tcp_stream("127.0.0.1", worker.port) as stream:
                 await stream.send_all(asked)
                 raw = b"".join([chunk async for chunk in stream])
-        assert raw.count(b"HTTP/1.1 ") == 1
-        assert parse(raw).status == 400
+        assert b"HTTP/1.1 200" not in raw
+        # Who sends more than it may may find the connection closed before the answer.
+        assert smuggled or parse(raw).status == 400
 
 
 async def test_a_client_that_reads_nothing_is_left(
