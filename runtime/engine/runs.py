@@ -324,7 +324,10 @@ class DurableRuns(Actor):
     def _keep_interrupted(
         self, row: RunRow, error: RunInterruptedError, *, is_again: bool
     ) -> None:
-        log.warning("run_interrupted", run=row.id, reason=describe(error.fault))
+        # To cancel a run is no fault of anybody's.
+        is_wanted = isinstance(error.fault, RunCancelledError)
+        tell = log.debug if is_wanted else log.warning
+        tell("run_interrupted", run=row.id, reason=describe(error.fault))
         if isinstance(error.fault, StoreError):
             unsaved = cast("tuple[FinishedEffect, ...]", error.unsaved)
             self._interrupted[row.id] = (row, unsaved)
