@@ -26,7 +26,7 @@ from dspex.worker.host_pauses import HostPauses
 from dspex.worker.open_runtime import LEASE_SECONDS, MAX_RUNNING, KeepText
 from dspex.worker.run_record import RunEvent
 from dspex.worker.runs import MAX_UNFINISHED
-from dspex.worker.trio_thread import Job, TrioThread, result_of
+from dspex.worker.trio_thread import Job, TrioThread, awaitable_of, result_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -267,7 +267,7 @@ async def call_named(
     named: dict[str, object],
 ) -> T:
     """Call with arguments by name; in the runtime's thread."""
-    return await work(runtime, *arguments, **named)
+    return await awaitable_of(work, runtime, *arguments, **named)
 
 
 @asynccontextmanager

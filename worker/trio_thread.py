@@ -19,6 +19,7 @@ from dspex.runtime.threads import making_way
 from dspex.worker.errors import ForkedRuntimeError, RuntimeClosedError
 
 HostedT = TypeVar("HostedT")
+T = TypeVar("T")
 
 _JOIN_SECONDS: Final = 30.0
 
@@ -79,7 +80,7 @@ class Job:
         try:
             with trio.CancelScope() as self.scope:
                 try:
-                    self.result = await self.work(*self.arguments)
+                    self.result = await awaitable_of(self.work, *self.arguments)
                     has_result = True
                 except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001
                     error = raised  # the caller's, not the runtime's
@@ -90,6 +91,23 @@ class Job:
             if not has_result:
                 self.error = RuntimeClosedError() if error is None else error
             self.finished(self)
+
+
+def awaitable_of(
+    work: Callable[..., Awaitable[T]], *arguments: object, **named: object
+) -> Awaitable[T]:
+    """Call what should be an async function.
+
+    Raises:
+        TypeError: what it gave cannot be awaited.
+    """
+    made = work(*arguments, **named)
+    if isinstance(made, Awaitable):
+        return made
+    raise TypeError(
+        f"call() takes an async function, to be awaited under trio; {work!r} gave "
+        f"{type(made).__name__}: write `async def work(runtime, ...)`"
+    )
 
 
 def result_of(job: Job) -> Any:  # Any: typed by who made the job

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import threading
+from typing import Any
 
 import pytest
 import trio
@@ -139,6 +140,22 @@ def test_no_more_calls_than_allowed_are_in_the_runtime() -> None:
         async with dspex.aio.open_runtime(app(), max_calls=3) as rt:
             await asyncio.gather(*(rt.call(work) for _ in range(50)))
         assert most == 3
+
+    in_asyncio(main)
+
+
+def test_work_that_is_no_async_function_is_told_so() -> None:
+    def one(_: Runtime, *, extra: int = 0) -> int:
+        return 1 + extra
+
+    not_async: Any = one  # Any: what no type checker lets through
+
+    async def main() -> None:
+        async with dspex.aio.open_runtime(app()) as rt:
+            with pytest.raises(TypeError, match=r"async function.*one.* gave int"):
+                await rt.call(not_async)
+            with pytest.raises(TypeError, match=r"async function.*one.* gave int"):
+                await rt.call(not_async, extra=1)
 
     in_asyncio(main)
 
