@@ -11,6 +11,7 @@ DspexError
 │   ├── CalleeExitedError   the callee died before it answered
 │   └── CallingSelfError    an actor called itself
 ├── MailboxFullError        a cast or send that would not wait met a full mailbox
+├── NotTrioError            what runs under trio was opened under something else
 ├── ChildStartError         a child process could not be started
 └── ChildNotGoneError       a child process, or one of its own, survived SIGKILL
 """
@@ -105,6 +106,17 @@ class MailboxFullError(DspexError):
         )
         self.callee = callee
         self.capacity = capacity
+
+
+class NotTrioError(DspexError):
+    """What runs under trio was opened where trio does not run, as under asyncio."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} runs under trio, which does not run here: use "
+            "dspex.aio.open_runtime under asyncio, or start this by trio.run"
+        )
+        self.what = what
 
 
 class ChildStartError(DspexError):

@@ -10,7 +10,12 @@ from typing import Any, Final, cast
 import trio
 
 from dspex.runtime.actor import ActorT
-from dspex.runtime.errors import AlreadyStartedError, StartError, StartTimeoutError
+from dspex.runtime.errors import (
+    AlreadyStartedError,
+    NotTrioError,
+    StartError,
+    StartTimeoutError,
+)
 from dspex.runtime.named_ref import NamedRef
 from dspex.runtime.process import Process
 from dspex.runtime.process_state import ProcessState
@@ -164,6 +169,12 @@ class Node:
             await next(reversed(self._processes)).end(0)
 
 
+def require_trio(what: str) -> None:
+    """Raise NotTrioError, on behalf of `what`, where no task of trio runs."""
+    if not trio.lowlevel.in_trio_task():
+        raise NotTrioError(what)
+
+
 @asynccontextmanager
 async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncGenerator[Node]:
     """Open a node for the length of an `async with` block.
@@ -172,7 +183,11 @@ async def open_node(*, shutdown_timeout: float = 30.0) -> AsyncGenerator[Node]:
     the keyboard), every actor is told to shut down in reverse order of start, has
     `shutdown_timeout` seconds, and is killed then; when the block is left none is
     alive.
+
+    Raises:
+        NotTrioError: it is not opened in a task of trio.
     """
+    require_trio("open_node")
     failure: BaseException | None = None
     host = _Host(shutdown_timeout)
     try:

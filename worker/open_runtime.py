@@ -48,6 +48,7 @@ from dspex.runtime.journal import (
     open_store,
 )
 from dspex.runtime.log import get_logger
+from dspex.runtime.node import require_trio
 from dspex.supervisors import (
     ChildSpec,
     ChildStartError,
@@ -130,10 +131,13 @@ async def open_runtime(
     store when a run has ended; with "hash" the store keeps their SHA-256 instead.
 
     Raises:
+        NotTrioError: it is not opened under trio; `dspex.aio` and `dspex.sync` are for
+            everybody else.
         MissingPackageError: no `lm` was given and the extra `local` is not installed.
         StoreError: the store cannot be opened.
         RuntimeStoppedError: the supervision tree gave up; its actors have ended.
     """
+    require_trio("open_runtime")
     if isinstance(lm, str):
         raise TypeError(f"lm is the text {lm!r}; pass a model, such as OpenAI(...)")
     async with AsyncExitStack() as stack:

@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import pytest
 import trio
@@ -12,7 +15,9 @@ import trio
 import dspex
 from dspex import App, ChildSpec, Program, Step
 from dspex.runtime.engine import ProgramError
+from dspex.runtime.errors import NotTrioError
 from dspex.testing import ScriptedLM
+from dspex.worker.application import open_app
 from dspex.worker.errors import RuntimeClosedError, RuntimeStoppedError, WrongLoopError
 from tests.worker.triage_app import ANSWER, app, in_asyncio, program
 
@@ -27,6 +32,26 @@ def test_what_keeps_the_runtime_from_opening_is_raised() -> None:
     with pytest.raises(ProgramError, match="Nope"):
         in_asyncio(main)
     assert not [it for it in threading.enumerate() if it.name == "dspex-runtime"]
+
+
+@pytest.mark.parametrize(
+    ("what", "opened"),
+    [
+        ("open_node", dspex.open_node),
+        ("open_runtime", partial(dspex.open_runtime, ScriptedLM([]))),
+        ("open_runtime", partial(dspex.open_runtime, ScriptedLM([]), store="none.db")),
+        ("open_runtime", partial(open_app, App(lm=ScriptedLM([])))),
+    ],
+)
+def test_what_is_for_trio_says_what_to_use_under_asyncio(
+    what: str, opened: Callable[[], AbstractAsyncContextManager[object]]
+) -> None:
+    async def main() -> None:
+        with pytest.raises(NotTrioError, match=rf"{what} .*dspex\.aio\.open_runtime"):
+            async with opened():
+                pytest.fail("it must not open")
+
+    in_asyncio(main)
 
 
 def test_opening_can_be_cancelled() -> None:
