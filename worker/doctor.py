@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dspex.providers.embedded import Embedded
 from dspex.providers.embedded_server import EmbeddedServer
+from dspex.providers.errors import MissingPackageError
 from dspex.providers.messages import Request
 from dspex.runtime import DspexError, Node, StartError, open_node
 from dspex.runtime.bridge import DspyBridge
@@ -114,6 +115,8 @@ async def _bounded(check: Callable[[Node], Awaitable[Finding]], node: Node) -> F
 
 def _not_started(name: str, package: str, error: StartError) -> Finding:
     reason = error.reason
+    if isinstance(reason, MissingPackageError):
+        return Finding("off", name, reason.problem, reason.what_to_do)
     text = str(reason) if isinstance(reason, DspexError) else str(error)
     try:
         metadata.version(package)

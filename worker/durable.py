@@ -184,8 +184,11 @@ class DurableDesk:
         steps = tuple(StepRecord.from_json(data) for data in row.steps or ())
         if row.state == "succeeded":
             plan = await self.stored_plan(row.program, row.version)
-            return Run(row.id, row.program, steps, plan.read_outputs(row.outputs))
-        return _finished(Run(row.id, row.program, steps, {}, stored_error(row)))
+            given, error = plan.read_outputs(row.outputs), None
+        else:
+            given, error = {}, stored_error(row)
+        ended = Run(row.id, row.program, steps, given, error, row.finished_at)
+        return ended if error is None else _finished(ended)
 
     async def cancel(self, run: str) -> None:
         """Cancel a run, whoever executes it; nothing happens to a finished one.

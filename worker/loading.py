@@ -21,9 +21,10 @@ class AppNotFoundError(DspexError):
     """`--app` names nothing that can be served."""
 
     def __init__(self, text: str, problem: str) -> None:
+        what = f"--app {text!r}: {problem}" if text else f"--app {problem}"
         super().__init__(
-            f"--app {text!r}: {problem}; give module:attribute (an App, a Program, or "
-            "a function that makes one) or a directory of program files"
+            f"{what}; give module:attribute (an App, a Program, or a function that "
+            "makes one) or a directory of program files"
         )
         self.text = text
 
@@ -83,6 +84,8 @@ class Loader:
         return app
 
     def _read(self) -> App:
+        if not self._text:
+            raise AppNotFoundError("", "(or DSPEX_APP) is needed and was not given")
         folder = Path(self._text)
         if folder.is_dir():
             files = sorted(it for it in folder.iterdir() if it.suffix in _SUFFIXES)

@@ -115,7 +115,8 @@ class RunRecord:
     def finish(self, status: Status, run: Run | None, error: Exception | None) -> None:
         """Give it its final status."""
         self.status, self.run, self.error = status, run, error
-        self.finished_at = time.time()
+        at = None if run is None else run.finished_at
+        self.finished_at = time.time() if at is None else at
         if self.texts is not None and not self.texts.is_kept:
             self.texts = None
         text = None if error is None else str(error)

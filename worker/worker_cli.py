@@ -16,7 +16,9 @@ from dspex.worker.top_command import watch_worker
 def worker_command(
     app_name: Annotated[
         str | None,
-        typer.Option("--app", help="module:attribute, or a directory of programs."),
+        typer.Option(
+            "--app", help="Needed: module:attribute, or a directory of programs."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file of settings.")

