@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Final, Self
 
@@ -97,6 +98,10 @@ class ChildProcess:
     def stderr_tail(self) -> tuple[str, ...]:
         """Its last lines of stderr and stdout, oldest first; at most 40."""
         return self._log.tail
+
+    def log_as(self, context: Context | None) -> None:
+        """Log its next lines in a context; see `LineLog.log_as`."""
+        self._log.log_as(context)
 
     async def run(self) -> None:
         """Log the child's stderr until it exits; leave no process of its group.

@@ -1,6 +1,8 @@
 """LineLog: what a child process writes becomes log lines with its pid."""
 
+import os
 from collections import deque
+from contextvars import Context
 from typing import Final
 
 import trio
@@ -34,6 +36,24 @@ class LineLog:
         self._window_ends = 0.0
         self._left = 0
         self._dropped = 0
+        self._rest = b""
+        self._context: Context | None = None
+
+    def log_as(self, context: Context | None) -> None:
+        """Log what is written from now on in a context, such as that of a run.
+
+        What lies in the pipe, up to 64 kB, is logged before, as it was to be.
+        """
+        if context is self._context:
+            return
+        try:
+            chunk = os.read(self._stream.fileno(), _READ_BYTES)
+        except OSError:  # nothing, or closed
+            chunk = b""
+        if chunk:
+            self._begin_window()
+            self._rest = self._take(self._rest + chunk)
+        self._context = context
 
     @property
     def tail(self) -> tuple[str, ...]:
@@ -42,7 +62,6 @@ class LineLog:
 
     async def run(self) -> None:
         """Log until the pipe's last writer has closed it."""
-        rest = b""
         try:
             while True:
                 chunk = await self._read()
@@ -51,13 +70,13 @@ class LineLog:
                     continue
                 if not chunk:
                     break
-                rest = self._take(rest + chunk)
+                self._rest = self._take(self._rest + chunk)
                 if self._dropped:
                     # Whoever floods waits for us, and not the owner for it.
                     await trio.sleep(_PAUSE_SECONDS)
         finally:
-            if rest:
-                self._add(rest)
+            if self._rest:
+                self._add(self._rest)
             self._tell_dropped()
             self.close()
 
@@ -83,7 +102,7 @@ class LineLog:
     def _tell_dropped(self) -> None:
         if self._dropped:
             _log.warning(
-                "child_stderr_dropped",
+                "child_output_dropped",
                 child=self._child,
                 pid=self._pid,
                 lines=self._dropped,
@@ -116,6 +135,12 @@ class LineLog:
             self._tail.append(text)
             if self._left > 0:
                 self._left -= 1
-                _log.info("child_stderr", child=self._child, pid=self._pid, line=text)
+                if self._context is None:
+                    self._log(text)
+                else:
+                    self._context.run(self._log, text)
             else:
                 self._dropped += 1
+
+    def _log(self, line: str) -> None:
+        _log.info("child_output", child=self._child, pid=self._pid, line=line)

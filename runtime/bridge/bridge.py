@@ -5,6 +5,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -66,6 +67,10 @@ class HostProcess(Protocol):
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """Its last log lines."""
+        ...
+
+    def log_as(self, context: Context | None) -> None:
+        """Log its next lines in a context."""
         ...
 
     async def run(self) -> None:
@@ -192,6 +197,8 @@ class DspyBridge(Actor):
         Raises:
             UnsupportedValueError, FrameTooLargeError, ProtocolError: nothing was sent.
         """
+        # What it prints belongs to the run that it has, if that is one.
+        self._process.log_as(None if self._connection.is_busy else run.context)
         self._connection.start(run)
 
     def cancel_run(self, run: RunInFlight) -> None:
@@ -247,7 +254,7 @@ class DspyBridge(Actor):
             if not answer.is_wanted:
                 continue
             try:
-                self._connection.start(run)
+                self.start_run(run)
             except BridgeError as error:
                 answer.fail(error)
             else:

@@ -72,6 +72,11 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._filled = trio.Event()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is under way, or a cancelled one not dropped yet."""
+        return bool(self._runs or self._lingering)
+
     def close(self) -> None:
         """Close the channel; the process takes that as its end."""
         self._channel.close()

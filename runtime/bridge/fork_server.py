@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Final
 
@@ -66,6 +67,10 @@ class ForkedProcess:
     def stderr_tail(self) -> tuple[str, ...]:
         """Its last log lines, oldest first."""
         return self._log.tail
+
+    def log_as(self, context: Context | None) -> None:
+        """Log its next lines in a context; see `LineLog.log_as`."""
+        self._log.log_as(context)
 
     def reaped(self, status: int | None) -> None:
         """Take note of its end, told by the fork-server; None: nobody will tell."""

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 import structlog.testing
 import trio
+from structlog.typing import EventDict, Processor
 
 from dspex.runtime import ActorRef, CalleeExitedError, Node, open_node
 from dspex.runtime.bridge import (
@@ -144,13 +146,42 @@ async def test_c5_prints_become_log_lines(pool: ActorRef[DspyPool]) -> None:
     with structlog.testing.capture_logs() as logs:
         result = await pool.call(DspyPool.run, call, model, timeout=30)
         with trio.fail_after(5):
-            while len([e for e in logs if e["event"] == "child_stderr"]) < 3:
+            while len([e for e in logs if e["event"] == "child_output"]) < 3:
                 await trio.sleep(0.005)
     assert result.outputs == {"answer": "quiet"}
     pids = set(await pool.call(DspyPool.pids))
-    lines = {e["line"] for e in logs if e["event"] == "child_stderr"}
+    lines = {e["line"] for e in logs if e["event"] == "child_output"}
     assert lines == {"a print", "a raw write", "from a grandchild"}
-    assert {e["pid"] for e in logs if e["event"] == "child_stderr"} <= pids
+    assert {e["pid"] for e in logs if e["event"] == "child_output"} <= pids
+
+
+async def test_what_a_process_prints_is_logged_as_its_callers(node: Node) -> None:
+    settings = PoolSettings(max_size=1, spares=0)
+    pool = await node.start(DspyPool(settings, search_path=[HOSTED]))
+    lines: list[tuple[object, object]] = []
+
+    def note(logger: object, method: str, event: EventDict) -> EventDict:
+        lines.append((event.get("run"), event.get("line")))
+        raise structlog.DropEvent
+
+    async def say(name: str) -> None:
+        with structlog.contextvars.bound_contextvars(run=name):
+            for number in range(20):
+                await run(pool, "say", text=f"{name} {number}")
+
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, note]
+    structlog.configure(processors=processors)
+    try:
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(say, name)
+        with trio.fail_after(5):
+            while sum(line is not None for _, line in lines) < 40:
+                await trio.sleep(0.005)
+    finally:
+        structlog.reset_defaults()
+    said = {(by, str(line).split()[0]) for by, line in lines if line is not None}
+    assert said == {("one", "one"), ("two", "two")}
 
 
 async def test_c5_a_frame_too_large_is_refused_by_name(

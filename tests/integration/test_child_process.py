@@ -56,8 +56,8 @@ async def test_of_a_flood_the_first_lines_are_logged_and_the_rest_is_counted() -
     child = ChildProcess.start(python(code), name="flood")
     with structlog.testing.capture_logs() as logs:
         await child.run()
-    lines = [e["line"] for e in logs if e["event"] == "child_stderr"]
-    dropped = sum(e["lines"] for e in logs if e["event"] == "child_stderr_dropped")
+    lines = [e["line"] for e in logs if e["event"] == "child_output"]
+    dropped = sum(e["lines"] for e in logs if e["event"] == "child_output_dropped")
     assert lines[:500] == [f"line {number}" for number in range(500)]
     assert dropped > 0
     assert len(lines) + dropped == 200_000

@@ -87,5 +87,5 @@ async def test_a_step_that_floods_stdout_ends_at_its_own_deadline() -> None:
     assert ended.error is not None
     assert isinstance(ended.error.__cause__, StepTimeoutError)
     assert after.status == "succeeded"
-    assert sum(e["event"] == "child_stderr" for e in logs) <= 2_000
-    assert sum(e["lines"] for e in logs if e["event"] == "child_stderr_dropped") > 0
+    assert sum(e["event"] == "child_output" for e in logs) <= 2_000
+    assert sum(e["lines"] for e in logs if e["event"] == "child_output_dropped") > 0

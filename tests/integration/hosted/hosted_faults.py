@@ -169,6 +169,11 @@ def big(size: int) -> dict[str, str]:
     return {"text": "x" * size}
 
 
+def say(text: str) -> dict[str, str]:
+    print(text)
+    return {"said": text}
+
+
 def length(text: str) -> dict[str, int]:
     return {"length": len(text)}
 
