@@ -1,11 +1,11 @@
 """EventCursor: how far somebody has read the events of a run, wherever they are."""
 
 import time
-from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
 from dspex.worker.durable import POLL_SECONDS, DurableDesk
 from dspex.worker.run_record import RunEvent, RunRecord

@@ -48,3 +48,19 @@ async def test_l4_mipro_py_compiles_by_dspy_and_runs_natively() -> None:
     assert "before: 0 %, after: 100 %" in out
     assert "in one word" in out
     assert "natively: 4 of 4 right" in out
+
+
+async def test_hosting_py_hosts_a_module_with_a_tool_and_limits() -> None:
+    done = await trio.run_process(
+        [sys.executable, str(EXAMPLES / "hosting.py")],
+        capture_stdout=True,
+        capture_stderr=True,  # the log of the process that was ended
+    )
+    assert done.stdout.decode().splitlines() == [
+        "apples: 7 are left",
+        "pears: 0 are left",
+        "10 MB: 10000000",
+        "2 GB: MemoryError",
+        "a long loop: its process was ended, and another takes its place",
+        "apples again: 7 are left",
+    ]

@@ -43,3 +43,22 @@ async def test_a_run_that_begins_here_during_a_look_into_the_store_is_read_here(
     found = await cursor.take()
     assert found is not None
     assert [event.kind for event in found] == ["accepted", "started"]
+
+
+async def test_the_end_is_told_to_who_has_read_higher_numbers_elsewhere() -> None:
+    stored = [
+        RunEvent(number, "r", kind, 0.0, {})
+        for number, kind in enumerate(("accepted", "finished"), start=1)
+    ]
+
+    class Desk:
+        async def look_events(
+            self, run: str, *, after: int
+        ) -> tuple[list[RunEvent], bool]:
+            return [it for it in stored if it.seq > after], True
+
+    cursor = EventCursor(RunTable(), cast("DurableDesk", Desk()), "r", after=7)
+    found = await cursor.take()
+    assert found is not None
+    assert [(event.kind, event.seq) for event in found] == [("finished", 8)]
+    assert await cursor.take() is None
