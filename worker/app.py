@@ -144,6 +144,8 @@ class Runtime:
 
         Raises:
             ProgramError: one cannot be run as written; then nothing has changed.
+            UnknownModuleError: the code of a python step cannot be imported; the
+                programs have not changed.
             StartError: an actor that one needs cannot be started; as above.
         """
         wanted = list(programs)
@@ -152,6 +154,10 @@ class Runtime:
         hosted = self.backend("python")
         if isinstance(hosted, HostedBackend):
             await hosted.renew()
+            # Of programs that stay the same, too: their code may not be what it was.
+            for step in (it for program in wanted for it in program.steps.values()):
+                if step.backend == "python":
+                    await hosted.prepare(step.module, step)
         return await self._loaded.serve_only(wanted)
 
     async def run(

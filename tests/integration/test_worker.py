@@ -365,6 +365,11 @@ async def test_sighup_imports_what_the_app_imports_and_python_steps_anew(
         await reload("reload_failed", 1)
         assert "ZeroDivisionError" in log.read_text()
         assert await outputs() == {"renamed": "b"}
+
+        (own / "programs.py").write_text(IMPORTED.format(output="renamed"))
+        (own / "words.py").write_text("def name(:\n")
+        await reload("reload_failed", 2)
+        assert "its.words:name" in log.read_text()
     finally:
         popen.terminate()
         assert popen.wait() == 0
