@@ -74,6 +74,6 @@ def is_running(pid: int) -> bool:
 
 
 async def gone(*pids: int) -> None:
-    with trio.fail_after(3):
+    with trio.fail_after(10):
         while any(is_running(pid) for pid in pids):
             await trio.sleep(0.005)
