@@ -31,7 +31,7 @@ from dspex.testing.chaos_report import (
 )
 from dspex.testing.chaos_worker import ChaosOrders, is_for_the_worker
 from dspex.testing.fault_plan import FaultPlan
-from dspex.testing.fault_schedule import Schedule
+from dspex.testing.fault_schedule import FaultTally, Schedule
 from dspex.testing.process_faults import ProcessFaults, descendants
 
 _START_SECONDS: Final = 60.0
@@ -72,6 +72,8 @@ async def torment(options: ChaosOptions) -> ChaosReport:
         report = ChaosReport(
             str(options.settings["app"]), str(options.plan), options.seconds, load.tally
         )
+        # A worker may die before it has told what became of its own.
+        report.tallies = {it: FaultTally(it) for it in options.plan.faults}
         async with chaos.worker(client, report, options.plan):
             await load.prepare()
             async with trio.open_nursery() as nursery:

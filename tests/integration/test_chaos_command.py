@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dspex.testing import open_fake_provider
+from dspex.testing import Fault, FaultTally, open_fake_provider
 from dspex.testing.chaos import ChaosError, read_rows
 from dspex.testing.chaos_load import Tally
 from dspex.testing.chaos_report import ChaosReport, find_repeated
@@ -99,6 +99,18 @@ def report_of(**statuses: str) -> ChaosReport:
         Tally(statuses=statuses or {"r": "succeeded"}),
         last_status=0,
     )
+
+
+def test_a_fault_that_no_worker_told_of_has_never_struck() -> None:
+    report = report_of()
+    told, silent = Fault("crash", nth=1), Fault("crash", nth=9)
+    report.tallies = {told: FaultTally(told), silent: FaultTally(silent)}
+    report.take_tally(told, {"struck": 2, "matched": 4, "others": ["runs.submit"]})
+    report.take_tally(told, {"struck": 1, "matched": 9, "others": []})
+    assert (report.tallies[told].struck, report.tallies[told].matched) == (2, 9)
+    (missed,) = report.never_struck
+    assert missed.startswith("crash nth=9: never struck")
+    assert "every invariant held, but 1 of 2 faults never struck" in str(report)
 
 
 def test_every_broken_invariant_is_a_breach() -> None:
