@@ -115,6 +115,7 @@ async def test_what_is_leaked_is_an_orphan_until_the_injection_ends() -> None:
 async def test_a_stopped_process_goes_on_later() -> None:
     async with open_node() as node:
         await start(node)
+        await wait_until(lambda: len(owned()) == 1)  # before exec it has another name
         (child,) = owned()
         fault = Fault("stop", on="process", target="sleep 4321", seconds=0.2)
         with inject(node, FaultPlan.of(fault)):
