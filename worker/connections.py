@@ -40,9 +40,10 @@ async def serve_clients(
     context = WorkerContext(None)
     wrapped = ASGIWrapper(cast("Any", app))  # its own ASGI types
 
-    async def talk(stream: trio.SocketStream) -> None:
+    # No coroutine of its own: it would stay as long as the client.
+    def talk(stream: trio.SocketStream) -> Awaitable[None]:
         plain = cast("Any", stream)  # it is typed for TLS only
-        await _Connection(wrapped, config, context, ConnectionState({}), plain).run()
+        return _Connection(wrapped, config, context, ConnectionState({}), plain).run()
 
     bound.listen(config.backlog)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
