@@ -157,7 +157,9 @@
     byId("confirm-title").textContent = `${name[0].toUpperCase()}${name.slice(1)}?`;
     dialog.returnValue = "";
     dialog.onclose = () => {
-      if (dialog.returnValue === "kill") act(action, name);
+      const choice = dialog.returnValue;
+      dialog.returnValue = "";  // the close of an earlier dialog may be told as late
+      if (choice === "kill") act(action, name);
     };
     dialog.showModal();
   });
