@@ -38,11 +38,15 @@ from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime import Actor, Deferred, Refuse
 from dspex.runtime.log import get_logger
+from dspex.runtime.recent import Recent, memory_bytes
 from dspex.runtime.tracebacks import RecentTracebacks
 
 log = get_logger()
 
 HISTORY: Final = 1_000
+HISTORY_BYTES: Final = 4 * 1024 * 1024
+# Of an execution, without what it was asked and has answered.
+_EXECUTION_BYTES: Final = 1_000
 
 
 class ModuleActor(Actor):
@@ -55,7 +59,8 @@ class ModuleActor(Actor):
 
     With `snapshots` the parameters survive a crash: what was set last is set again when
     the actor is restarted under its name. Without, a restart begins with the module as
-    it was given. `price` gives the cost of a usage.
+    it was given. `price` gives the cost of a usage. The last `history` executions are
+    kept, fewer where these take more than 4 MiB.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class ModuleActor(Actor):
         timeout: float = 300.0,
         snapshots: Snapshots | None = None,
         price: Callable[[Usage], float] | None = None,
+        history: int = HISTORY,
     ) -> None:
         # The module may belong to somebody who goes on changing it.
         self._module = module.copy()
@@ -88,7 +94,8 @@ class ModuleActor(Actor):
         self._succeeded = 0
         self._failed = 0
         self._usage = NO_USAGE
-        self._history: deque[Execution] = deque(maxlen=HISTORY)
+        self._history = Recent[Execution](most=history, max_bytes=HISTORY_BYTES)
+        self._seconds: deque[float] = deque(maxlen=HISTORY)
         self._tracebacks = RecentTracebacks()
         self._drains: list[_Drain] = []
 
@@ -181,20 +188,28 @@ class ModuleActor(Actor):
         else:
             self._succeeded += 1
             self._usage = add_usage(self._usage, found.usage)
-            self._history.append(Execution(run.inputs, found, None, found.seconds))
+            self._keep(
+                Execution(run.inputs, found, None, found.seconds),
+                (run.inputs, found.completions, found.facts, found.attempts),
+            )
             run.answer.reply(found)
 
     def _note_failed(self, run: "_Forward", error: Exception) -> None:
         self._failed += 1
-        self._history.append(Execution(run.inputs, None, error, run.seconds))
+        execution = Execution(run.inputs, None, error, run.seconds)
+        self._keep(execution, (run.inputs, error))
         self._tracebacks.keep(error)
         log.info("forward_failed", actor=self.name, error=repr(error))
         run.answer.fail(error)
 
+    def _keep(self, execution: Execution, parts: object) -> None:
+        self._history.add(execution, _EXECUTION_BYTES + memory_bytes(parts))
+        self._seconds.append(execution.seconds)
+
     # --- state
 
     async def get_state(self) -> ModuleState:
-        """Give the parameters, the last 1,000 executions and the metrics."""
+        """Give the parameters, the last executions and the metrics."""
         return ModuleState(
             self.name,
             type(self._module).__name__,
@@ -319,7 +334,7 @@ class ModuleActor(Actor):
             self._snapshots.saved[self.name] = snapshot
 
     def _metrics(self) -> ModuleMetrics:
-        durations = [execution.seconds for execution in self._history]
+        durations = list(self._seconds)
         return ModuleMetrics(
             self._succeeded,
             self._failed,

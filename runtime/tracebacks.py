@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Final, cast
 
-_RECENT: Final = 20
+_RECENT: Final = 5
 
 
 class RecentTracebacks:

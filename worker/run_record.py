@@ -1,7 +1,6 @@
 """RunRecord: one run that this process knows of, and the events of it."""
 
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
@@ -11,6 +10,7 @@ import trio
 from pydantic_core import to_jsonable_python
 
 from dspex.runtime.engine import Program, Run, StepRecord
+from dspex.runtime.recent import Recent, memory_bytes
 from dspex.worker.run_texts import RunTexts
 
 Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancelled"]
@@ -18,6 +18,11 @@ Status: TypeAlias = Literal["pending", "running", "succeeded", "failed", "cancel
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 UNFINISHED: Final = ("pending", "running")
 MAX_EVENTS: Final = 1_000
+MAX_EVENTS_BYTES: Final = 4 * 1024 * 1024
+
+# Of an event and a record, without texts.
+_EVENT_BYTES: Final = 500
+_RECORD_BYTES: Final = 2_000
 
 
 # A struct: a run makes nine, and a frozen dataclass takes five times as long.
@@ -66,8 +71,10 @@ class RunRecord:
     error: Exception | None = None
     progress: dict[str, StepRecord] = field(default_factory=dict[str, StepRecord])
     """How far its steps are."""
-    events: deque[RunEvent] = field(
-        default_factory=lambda: deque[RunEvent](maxlen=MAX_EVENTS)
+    events: Recent[RunEvent] = field(
+        default_factory=lambda: Recent[RunEvent](
+            most=MAX_EVENTS, max_bytes=MAX_EVENTS_BYTES
+        )
     )
     last_seq: int = 0
     texts: RunTexts | None = None
@@ -83,10 +90,19 @@ class RunRecord:
         """Whether its status is final."""
         return self.status not in UNFINISHED
 
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes it takes."""
+        size = _RECORD_BYTES + self.events.size_bytes + memory_bytes(self.inputs)
+        return size if self.run is None else size + memory_bytes(self.run.given)
+
     def note(self, kind: str, **data: Any) -> None:  # Any: JSON
         """Add an event and wake who waits for one."""
         self.last_seq += 1
-        self.events.append(RunEvent(self.last_seq, self.id, kind, time.time(), data))
+        event = RunEvent(self.last_seq, self.id, kind, time.time(), data)
+        # Of the others none has a text.
+        has_text = "prompt" in data or "completion" in data
+        self.events.add(event, _EVENT_BYTES + (memory_bytes(data) if has_text else 0))
         self.wake()
 
     def wake(self) -> None:

@@ -5,7 +5,7 @@ table outlives the actor: one that is started again takes up what was not finish
 """
 
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -18,12 +18,14 @@ from dspex.runtime.journal import (
     RunCancelledError,
     RunNotFoundError,
 )
+from dspex.runtime.recent import Recent
 from dspex.runtime.tracebacks import RecentTracebacks
 from dspex.worker.run_record import STATUSES, Follower, RunEvent, RunRecord, Status
 
 Execute: TypeAlias = Callable[[RunRecord], Awaitable[Run]]
 
 MAX_FINISHED: Final = 1_000
+MAX_FINISHED_BYTES: Final = 64 * 1024 * 1024
 MAX_UNFINISHED: Final = 1_000
 
 
@@ -58,7 +60,7 @@ class RunTable:
         self.tokens: Counter[str] = Counter()
         self._records: dict[str, RunRecord] = {}
         self._keys: dict[str, str] = {}
-        self._finished: deque[str] = deque()
+        self._finished = Recent[str](most=MAX_FINISHED, max_bytes=MAX_FINISHED_BYTES)
         self._tracebacks = RecentTracebacks()
 
     def __iter__(self) -> Iterator[RunRecord]:
@@ -181,7 +183,7 @@ class RunTable:
         run: Run | None = None,
         error: Exception | None = None,
     ) -> None:
-        """Take note of a run's end; the oldest finished one may be forgotten."""
+        """Take note of a run's end; the oldest finished ones may be forgotten."""
         self._count(record.status, -1)
         self._count(status, 1)
         record.finish(status, run, error)
@@ -190,9 +192,8 @@ class RunTable:
                 self.tokens[kind.removesuffix("_tokens")] += step.usage.get(kind, 0)
         if error is not None:
             self._tracebacks.keep(error)
-        self._finished.append(record.id)
-        if len(self._finished) > MAX_FINISHED:
-            oldest = self._records.pop(self._finished.popleft())
+        for gone in self._finished.add(record.id, record.size_bytes):
+            oldest = self._records.pop(gone)
             if oldest.key is not None:
                 del self._keys[oldest.key]
 

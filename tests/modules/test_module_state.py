@@ -131,6 +131,29 @@ async def test_a10_histories_are_capped() -> None:
         assert state.metrics.count == 1_010
 
 
+async def test_fewer_executions_are_kept_where_that_is_asked_for() -> None:
+    async with open_node() as node:
+        actor = ModuleActor(Predict("question -> answer"), model(), history=3)
+        ref = await node.start(actor)
+        for number in range(5):
+            await ref.call(ModuleActor.forward, {"question": f"{number}?"})
+        state = await ref.call(ModuleActor.get_state)
+        assert [it.inputs["question"] for it in state.executions] == ["2?", "3?", "4?"]
+
+
+async def test_large_executions_are_fewer_and_the_metrics_are_of_all() -> None:
+    async with open_node() as node:
+        ref = await node.start(ModuleActor(Predict("question -> answer"), model()))
+        for number in range(30):
+            question = f"{number}" + "?" * 1_000_000
+            await ref.call(ModuleActor.forward, {"question": question})
+        state = await ref.call(ModuleActor.get_state)
+        assert [it.inputs["question"].strip("?") for it in state.executions] == [
+            "26", "27", "28", "29",
+        ]  # fmt: skip
+        assert state.metrics.count == 30
+
+
 async def test_unknown_parameter_is_named() -> None:
     async with open_node() as node:
         module = ChainOfThought("question -> answer")

@@ -8,6 +8,7 @@ from dspex import Program, open_runtime
 from dspex.runtime.engine import StepFailedError
 from dspex.testing import ScriptedLM
 from dspex.worker.errors import RuntimeStoppedError
+from dspex.worker.run_record import RunRecord
 from dspex.worker.runs import TooManyRunsError
 
 ANSWER = '{"category": "billing"}'
@@ -60,6 +61,25 @@ async def test_a_crashed_actor_costs_no_second_model_call(
         assert len(lm.requests) == 1
 
 
+async def test_a_step_may_take_as_long_as_its_own_timeout_says(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_runtime(ScriptedLM([ANSWER], delay=3_000.0)) as rt:
+        run = await rt.run(one_step(timeout=3_600.0), ticket="Take your time.")
+    assert run.outputs == {"category": "billing"}
+
+
+async def test_the_runs_of_one_step_do_not_wait_for_each_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    began = trio.current_time()
+    async with open_runtime(ScriptedLM(lambda _: ANSWER, delay=10.0)) as rt:
+        runs = [await rt.submit(one_step(), {"ticket": "x"}) for _ in range(500)]
+        for run in runs:
+            assert (await rt.result(run)).status == "succeeded"
+        assert trio.current_time() - began < 11.0
+
+
 async def test_more_unfinished_runs_than_may_be_are_refused() -> None:
     async with open_runtime(ScriptedLM([ANSWER], delay=60), max_runs=1) as rt:
         first = await rt.submit(one_step(), {"ticket": "a"})
@@ -68,6 +88,33 @@ async def test_more_unfinished_runs_than_may_be_are_refused() -> None:
         assert caught.value.limit == 1
         await rt.cancel(first)
         await rt.submit(one_step(), {"ticket": "b"})
+
+
+async def test_of_large_runs_fewer_are_kept() -> None:
+    async with open_runtime(ScriptedLM(lambda _: ANSWER)) as rt:
+        runs: list[str] = []
+        for number in range(50):
+            ticket = f"{number}" + "x" * 2_000_000
+            runs.append(await rt.submit(one_step(), {"ticket": ticket}))
+            await rt.result(runs[-1])
+        kept = [run for run in runs if rt.table.has(run)]
+        # 64 MiB, with a ticket of 2 MB in each, and what its events tell of it.
+        assert kept == runs[-len(kept) :]
+        assert 30 <= len(kept) <= 33
+        assert rt.table.counts["succeeded"] == 50
+
+
+async def test_of_large_events_fewer_are_kept() -> None:
+    record = RunRecord("r", one_step(), {})
+    for number in range(1_500):
+        prompt = [{"role": "user", "text": f"{number}" + "x" * 20_000}]
+        record.note("call_finished", step="classify", prompt=prompt)
+    seqs = [event.seq for event in record.events]
+    assert seqs == list(range(1_501 - len(seqs), 1_501))
+    assert 190 <= len(seqs) <= 210
+    for _ in range(1_500):
+        record.note("step_started")
+    assert len(list(record.events)) == 1_000
 
 
 async def test_outputs_of_a_failed_run_raise_its_error() -> None:
