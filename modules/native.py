@@ -37,6 +37,12 @@ NATIVE_MODULES: Final[Mapping[str, ModuleFactory]] = {
 # An actor that is not there for so long may have lost its supervisor.
 _LOOK_SECONDS: Final = 0.5
 
+# What bounds the forwards of a step is how many runs run, and the model's own limits.
+_FORWARDS_AT_ONCE: Final = 10_000
+
+# The runs themselves are kept with their steps and model calls.
+_HISTORY: Final = 100
+
 # How often an actor is started anew because its supervisor died meanwhile.
 _STARTS: Final = 5
 _SUPERVISOR_SECONDS: Final = 10.0
@@ -123,8 +129,17 @@ class NativeBackend:
         """Start the step's actor under `name`, unless it is there."""
         async with self._preparing:
             if self._registry.whereis(name) is None:
-                spec = ChildSpec(name, ModuleActor, (self.make(step),), name=name)
-                await self._start(spec)
+                module = self.make(step)
+
+                def build() -> ModuleActor:
+                    return ModuleActor(
+                        module,
+                        max_concurrency=_FORWARDS_AT_ONCE,
+                        timeout=step.options.timeout,
+                        history=_HISTORY,
+                    )
+
+                await self._start(ChildSpec(name, build, name=name))
 
     async def _start(self, spec: ChildSpec) -> None:
         for left in reversed(range(_STARTS)):

@@ -76,7 +76,7 @@ MODELS: Final = "models"
 BRIDGE: Final = "bridge"
 EMBEDDED: Final = "embedded"
 
-MAX_RUNNING: Final = 64
+MAX_RUNNING: Final = 256
 LEASE_SECONDS: Final = 10.0
 
 # An operator who kills a child every second should not bring the runtime down; a

@@ -123,6 +123,7 @@ class _Worker:
                 store=settings.store,
                 shutdown_timeout=settings.shutdown_timeout,
                 max_runs=settings.max_runs,
+                max_running=settings.max_running,
                 keep_text=settings.keep_text,
                 search_path=[Path.cwd()],
                 pool=settings.pool,

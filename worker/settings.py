@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from dspex.runtime import DspexError
 from dspex.runtime.bridge import Limits, PoolSettings
-from dspex.worker.open_runtime import POOL
+from dspex.worker.open_runtime import MAX_RUNNING, POOL
 
 _MIN_TOKEN = 16
 
@@ -51,6 +51,8 @@ class WorkerSettings(BaseSettings):
     """What a client must show to use the worker; needed to listen beyond loopback."""
     max_runs: int = Field(default=1_000, ge=1)
     """Accepted runs that may be unfinished; beyond that, 503."""
+    max_running: int = Field(default=MAX_RUNNING, ge=1)
+    """Runs that are executed at a time, with a store; beyond that, runs wait in it."""
     max_streams: int = Field(default=5_000, ge=1)
     """Open event streams; beyond that, 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)

@@ -38,6 +38,9 @@ def worker_command(
     max_runs: Annotated[
         int | None, typer.Option(help="Unfinished runs before clients must wait.")
     ] = None,
+    max_running: Annotated[
+        int | None, typer.Option(help="With a store: runs executed at a time.")
+    ] = None,
     store: Annotated[
         str | None,
         typer.Option(help="Keep runs: a SQLite file, or postgresql://..."),
@@ -79,6 +82,7 @@ def worker_command(
         "base_url": base_url,
         "timeout": timeout,
         "max_runs": max_runs,
+        "max_running": max_running,
         "store": store,
         "drain_timeout": drain_timeout,
         "log_level": log_level,

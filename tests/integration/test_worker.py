@@ -202,6 +202,20 @@ async def test_what_the_drain_is_too_short_for_is_told_by_the_exit_status(
             assert trio.current_time() - began < 3.8
 
 
+async def test_more_runs_than_may_run_wait_in_the_store(tmp_path: Path) -> None:
+    flags = ["--store", str(tmp_path / "runs.db"), "--max-running", "2"]
+    async with (
+        open_fake_provider(schema_answers(delay=60)) as provider,
+        open_process(tmp_path, provider.url, *flags) as worker,
+    ):
+        for _ in range(4):
+            assert (await ask(worker.port, "POST", RUNS, INPUTS)).status == 202
+        assert await eventually(lambda: len(provider.requests) == 2, seconds=5)
+        listed = (await ask(worker.port, "GET", "/v1/runs")).json["runs"]
+        states = sorted(run["status"] for run in listed)
+        assert states == ["pending", "pending", "running", "running"]
+
+
 async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
     async with (
         open_fake_provider(schema_answers(delay=60)) as provider,
@@ -408,13 +422,15 @@ async def test_flags_go_before_the_environment_and_that_before_the_file(
     file = tmp_path / "dspex.toml"
     file.write_text('port = 1111\nmax_runs = 11\ndrain_timeout = 1.5\nhost = "::1"\n')
     done = await dspex(
-        "worker", "--config", file, "--port", "3333", "--print-config",
+        "worker", "--config", file, "--port", "3333", "--max-running", "7",
+        "--print-config",
         environment={"DSPEX_PORT": "2222", "DSPEX_MAX_RUNS": "22",
                      "DSPEX_TOKEN": "a-very-long-and-secret-token"},
     )  # fmt: skip
     assert done.status == 0, done.err
     assert "port = 3333" in done.out
     assert "max_runs = 22" in done.out
+    assert "max_running = 7" in done.out
     assert "drain_timeout = 1.5" in done.out
     assert "secret-token" not in done.out
 
