@@ -189,8 +189,12 @@ class EffectLog:
             return found.value
         running = self._running.get(key)
         if running is None:
-            running = self._running[key] = _Running()
-            self._nursery.start_soon(self._run, key, running, call, pending)
+            running = _Running()
+            try:
+                self._nursery.start_soon(self._run, key, running, call, pending)
+            except RuntimeError:  # trio's: it is closed, for the run has ended
+                raise EffectAbandonedError(key[0]) from None
+            self._running[key] = running
         return cast("T", await running.wait())
 
     async def keep(self, key: EffectKey, value: T, pending: "_Pending[T]") -> None:

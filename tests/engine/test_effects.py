@@ -67,3 +67,11 @@ async def test_who_waits_outside_of_the_run_hears_that_it_has_ended(
         run.cancel_scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert heard == ["draft", "draft"]
+
+
+async def test_who_asks_after_the_run_hears_it_too_and_each_time() -> None:
+    async with trio.open_nursery() as run:
+        log = EffectLog(run)
+    for _ in range(2):
+        with trio.fail_after(1), pytest.raises(EffectAbandonedError, match="its run"):
+            await log.scope("draft").perform("ask", never)
