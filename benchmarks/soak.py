@@ -3,10 +3,10 @@
 `python -m benchmarks soak [--minutes 10]` starts `dspex worker` with a store on disk,
 for native steps, an agent, maps, Python and dspy steps. All the time the model
 answers slowly now and then, with 429 and 500 or not at all, and dspy processes and
-actors are killed. It measures what the worker can take over HTTP so, and gives it 70
-% of that, from clients that wait, poll, follow, hang up and cancel. At the first
-minute and at the end the load pauses for a moment, for what must be as before:
-memory, descriptors, tasks.
+actors are killed. For a moment it has as many clients at once as it may have later;
+then what it can take over HTTP is measured, and 70 % of that comes from clients that
+wait, poll, follow, hang up and cancel. At the first minute and at the end the load
+pauses for a moment, for what must be as before: memory, descriptors, tasks.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Soak:
         self._client = client
         self._model = model
 
-    async def capacity(self, seconds: float) -> float:
+    async def capacity(self, seconds: float, *, callers: int = CALLERS) -> float:
         """Give the runs a second that it ends while more clients come than it serves.
 
         Of the same manners as the load: one that waits costs it a request, one that
@@ -62,7 +62,7 @@ class Soak:
 
         before = await read_finished(self._client)
         async with trio.open_nursery() as nursery:
-            for _ in range(CALLERS):
+            for _ in range(callers):
                 nursery.start_soon(call)
             await trio.sleep_until(end)
             after = await read_finished(self._client)
@@ -157,7 +157,8 @@ async def soak(minutes: float, folder: Path, log: Path) -> bool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(it.torment)
             nursery.start_soon(_forget, provider)
-            await it.capacity(3.0)
+            # What so many at once take of the memory is not what a leak is told by.
+            await it.capacity(10.0, callers=MOST_OPEN)
             capacity = await it.capacity(min(30.0, 20 * minutes))
             began = trio.current_time()
             nursery.start_soon(it.load, LOAD * capacity, nursery)
