@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 import trio
 
-from dspex.runtime import ActorRef, CalleeExitedError, Node, open_node
+from dspex.runtime import ActorRef, CalleeExitedError, Node
 from dspex.runtime.bridge import (
     DspyBridge,
     DspyCall,
@@ -94,12 +94,6 @@ class Model:
         await trio.lowlevel.checkpoint()
         self.requests.append(request)
         return answer(self.texts.pop(0))
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +25,6 @@ from tests.integration.bridge_processes import (
     parent_of,
     run,
 )
-
-
-@pytest.fixture
-async def node(strays: None) -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
 
 
 async def test_l3_a_child_that_cannot_start_shows_its_last_lines(

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -13,12 +12,11 @@ import structlog.testing
 import trio
 from structlog.typing import EventDict, Processor
 
-from dspex.runtime import ActorRef, CalleeExitedError, Node, open_node
+from dspex.runtime import ActorRef, CalleeExitedError, Node
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
     FrameTooLargeError,
-    Limits,
     PoolSettings,
     ProtocolError,
     RemoteError,
@@ -30,28 +28,14 @@ from tests.integration.bridge_processes import (
     HOSTED,
     MB,
     gone,
-    is_whole,
     parent_of,
     run,
 )
 
 
 @pytest.fixture
-async def node(strays: None) -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> AsyncIterator[ActorRef[DspyPool]]:
-    settings = PoolSettings(max_size=4, limits=Limits(processes=8))
-    ref = await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
-    yield ref
-    # Whatever happened: it works, has its size, and no zombie.
-    assert await run(ref, "length", text="abc") == {"length": 3}
-    with trio.fail_after(10):
-        while not await is_whole(ref):
-            await trio.sleep(0.02)
+async def pool(robust_pool: ActorRef[DspyPool]) -> ActorRef[DspyPool]:
+    return robust_pool
 
 
 async def end_of(

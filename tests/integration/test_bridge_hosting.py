@@ -1,36 +1,18 @@
 """What can be hosted: modules of dspy and of users, sandboxes, models of their own."""
 
-from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
-    PoolSettings,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model, response
 from dspex.testing import Answer, open_fake_provider
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> ActorRef[DspyPool]:
-    settings = PoolSettings(spares=0)
-    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
 
 
 async def test_l9_a_model_call_is_made_in_its_callers_context(

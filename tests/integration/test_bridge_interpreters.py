@@ -2,13 +2,12 @@
 
 import sys
 import venv
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from dspex.runtime import Node, StartError, open_node
+from dspex.runtime import Node, StartError
 from dspex.runtime.bridge import (
     BridgeUnavailableError,
     DspyBridge,
@@ -16,14 +15,6 @@ from dspex.runtime.bridge import (
     DspyPool,
 )
 from dspex.runtime.bridge.testing import no_model
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
 
 
 async def test_without_dspy_the_start_says_what_to_install(

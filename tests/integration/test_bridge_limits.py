@@ -1,13 +1,12 @@
 """What a hosted process may use: processes, memory, CPU."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from dspex.runtime import ActorRef, CalleeExitedError, Node, open_node
+from dspex.runtime import ActorRef, CalleeExitedError, Node
 from dspex.runtime.bridge import (
     DspyPool,
     Limits,
@@ -15,25 +14,12 @@ from dspex.runtime.bridge import (
     RemoteError,
     WorkerDiedError,
 )
-from tests.integration.bridge_processes import HOSTED, MB, is_whole, run
+from tests.integration.bridge_processes import HOSTED, MB, run
 
 
 @pytest.fixture
-async def node(strays: None) -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> AsyncIterator[ActorRef[DspyPool]]:
-    settings = PoolSettings(max_size=4, limits=Limits(processes=8))
-    ref = await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
-    yield ref
-    # Whatever happened: it works, has its size, and no zombie.
-    assert await run(ref, "length", text="abc") == {"length": 3}
-    with trio.fail_after(10):
-        while not await is_whole(ref):
-            await trio.sleep(0.02)
+async def pool(robust_pool: ActorRef[DspyPool]) -> ActorRef[DspyPool]:
+    return robust_pool
 
 
 async def test_a_fork_bomb_is_refused(pool: ActorRef[DspyPool]) -> None:

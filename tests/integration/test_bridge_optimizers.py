@@ -1,36 +1,18 @@
 """dspy's own optimizers in a process, and what they bring home."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
     Optimization,
-    PoolSettings,
 )
 from dspex.runtime.bridge.testing import fields, response
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> ActorRef[DspyPool]:
-    settings = PoolSettings(spares=0)
-    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
-
 
 CAPITALS = {"Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo", "Peru": "Lima"}
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from dspex.runtime import ActorRef, CalleeExitedError, Node, StartError, open_node
+from dspex.runtime import ActorRef, CalleeExitedError, Node, StartError
 from dspex.runtime.bridge import (
     BridgeUnavailableError,
     DspyBridge,
@@ -29,12 +29,6 @@ from dspex.runtime.bridge import (
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
 from dspex.supervisors import ChildSpec, Supervisor
 from tests.integration.bridge_processes import HOSTED, run
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
 
 
 async def start(node: Node, **settings: Any) -> ActorRef[DspyPool]:

@@ -1,7 +1,6 @@
 """A process that reads slowly what it is sent: nobody waits, and nothing is lost."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ import trio
 from dspex.runtime import ActorRef, open_node
 from dspex.runtime.bridge import DspyCall, DspyPool, PoolSettings, RunTimeoutError
 from dspex.runtime.bridge.testing import no_model
+from tests.integration.bridge_processes import HOSTED
 
-HOSTED = Path(__file__).parent / "hosted"
 MB = 1024 * 1024
 # It takes at least 2.5 seconds for 20 MB.
 SLOW = {"size": 16_384, "pause": 0.002}

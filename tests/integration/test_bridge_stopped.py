@@ -2,24 +2,16 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef, Node
 from dspex.runtime.bridge import DspyCall, DspyPool, PoolSettings, pool_forks
 from dspex.runtime.bridge.pool_worker import is_stopped
 from dspex.runtime.bridge.testing import no_model
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
+from tests.integration.bridge_processes import HOSTED
 
 
 async def start(node: Node, *, stopped_timeout: float) -> ActorRef[DspyPool]:

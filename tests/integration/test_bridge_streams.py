@@ -1,34 +1,19 @@
 """Fields of a hosted run, told while they are written."""
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef, open_node
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
     PoolSettings,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> ActorRef[DspyPool]:
-    settings = PoolSettings(spares=0)
-    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
 
 
 class Typewriter(ScriptedModel):

@@ -1,37 +1,19 @@
 """Tools of the parent that hosted modules call."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
     HostedTool,
-    PoolSettings,
     RemoteError,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, response
-
-HOSTED = Path(__file__).parent / "hosted"
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> ActorRef[DspyPool]:
-    settings = PoolSettings(spares=0)
-    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
-
 
 ADD = HostedTool(
     "add",

@@ -1,8 +1,6 @@
 """What travels between the parent and a hosted module: types, images, values."""
 
 import datetime
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -10,7 +8,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from dspex.runtime import ActorRef, Node, open_node
+from dspex.runtime import ActorRef
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
@@ -18,13 +16,11 @@ from dspex.runtime.bridge import (
     History,
     HostedTool,
     Image,
-    PoolSettings,
     RemoteError,
     ToolCalls,
 )
 from dspex.runtime.bridge.testing import ScriptedModel, fields, no_model
 
-HOSTED = Path(__file__).parent / "hosted"
 ADD = HostedTool(
     "add",
     "Add two numbers.",
@@ -34,18 +30,6 @@ ADD = HostedTool(
         "required": ["a", "b"],
     },
 )
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    async with open_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def pool(node: Node) -> ActorRef[DspyPool]:
-    settings = PoolSettings(spares=0)
-    return await node.start(DspyPool(settings, search_path=[HOSTED]), name="pool")
 
 
 PNG = "data:image/png;base64,iVBORw0KGgo="

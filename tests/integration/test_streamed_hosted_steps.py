@@ -19,9 +19,9 @@ from dspex.runtime.bridge import DspyPool
 from dspex.runtime.bridge.testing import fields
 from dspex.testing import Answer, FailInStream, FakeProvider, open_fake_provider
 from dspex.worker.app import Runtime
+from tests.integration.bridge_processes import HOSTED
 from tests.integration.text_reader import TextReader
 
-HOSTED = Path(__file__).parent / "hosted"
 TEXT = 'bees "make" honey\nout of nectar, and wax out of honey'
 REASONING = "I know bees"
 
