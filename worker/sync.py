@@ -231,6 +231,6 @@ def open_runtime(
         yield SyncRuntime(thread, max_calls=max_calls)
     finally:
         thread.close(drain_seconds=drain_timeout)
-        thread.join()
+        thread.join(seconds=drain_timeout + shutdown_timeout)
     if thread.failure is not None:
         raise thread.failure

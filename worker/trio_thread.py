@@ -22,6 +22,7 @@ HostedT = TypeVar("HostedT")
 T = TypeVar("T")
 
 _JOIN_SECONDS: Final = 30.0
+"""What closing may take over what it is given."""
 
 
 class Job:
@@ -207,10 +208,10 @@ class TrioThread(Generic[HostedT]):
             self._drain_seconds = drain_seconds
             self._post(self._end)
 
-    def join(self) -> None:
-        """Wait until the thread is gone, at most half a minute."""
+    def join(self, *, seconds: float = 0.0) -> None:
+        """Wait until the thread is gone, at most `seconds` and half a minute."""
         if not self.is_forked:
-            self._thread.join(_JOIN_SECONDS)
+            self._thread.join(min(seconds + _JOIN_SECONDS, threading.TIMEOUT_MAX))
 
     def _end(self) -> None:
         if self._must_end is not None:

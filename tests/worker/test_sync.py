@@ -1,5 +1,6 @@
 """The runtime in synchronous code."""
 
+import math
 import os
 import signal
 import threading
@@ -117,3 +118,23 @@ def test_a_closed_runtime_says_so_and_leaves_no_thread() -> None:
     with pytest.raises(RuntimeClosedError):
         rt.tree()
     assert not [it for it in threading.enumerate() if it.name == "dspex-runtime"]
+
+
+@pytest.mark.parametrize("drain_timeout", [600.0, math.inf])
+def test_the_thread_has_as_long_to_end_as_its_calls(
+    drain_timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    join = threading.Thread.join
+
+    def join_noted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "dspex-runtime" and timeout is not None:
+            waited.append(timeout)
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", join_noted)
+    with dspex.sync.open_runtime(
+        app(), drain_timeout=drain_timeout, shutdown_timeout=20
+    ):
+        pass
+    assert waited == [min(drain_timeout + 20 + 30, threading.TIMEOUT_MAX)]
