@@ -2,15 +2,20 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 from sys import getsizeof
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType, NoneType
 from typing import Final, Generic, TypeVar, cast
+
+from dspex.runtime.ref import ActorRef
 
 ThingT = TypeVar("ThingT")
 
 _CONTAINERS: Final = (list, tuple, set, frozenset, deque)
+_ATOMS: Final = frozenset({NoneType, bool, int, float, bytes})
 # What a value names and does not own.
-_SHARED: Final = (type, FunctionType, ModuleType)
+_SHARED: Final = (type, FunctionType, ModuleType, ActorRef)
 _MOST_PARTS: Final = 10_000
 _OBJECT: Final = 50
 _FIELD: Final = 100
@@ -55,12 +60,13 @@ class Recent(Generic[ThingT]):
 def memory_bytes(value: object) -> int:
     """Give about how many bytes a value takes with all that it is made of.
 
-    Parts are items, fields and the arguments of an error. After 10,000 of them the rest
-    is taken to be like these.
+    Parts are items, fields, and the arguments and causes of an error; an object that is
+    there twice counts once. After 10,000 of them the rest is taken to be like these.
     """
     total = 0
     # It grows while it is walked.
     parts = [value]
+    seen: set[int] | None = None  # most values have no objects
     for walked, it in enumerate(parts, 1):
         kind = type(it)
         if kind is str:
@@ -72,9 +78,14 @@ def memory_bytes(value: object) -> int:
         elif kind is tuple or kind is list:
             total += getsizeof(it)
             parts += cast("list[object]", it)
-        elif not isinstance(it, _SHARED):
+        elif kind in _ATOMS:
             total += getsizeof(it)
-            parts += _parts_of(it)
+        elif not isinstance(it, _SHARED):
+            seen = set() if seen is None else seen
+            if id(it) not in seen:
+                seen.add(id(it))
+                total += getsizeof(it)
+                parts += _parts_of(it)
         if walked >= _MOST_PARTS:
             return total * len(parts) // walked
     return total
@@ -85,8 +96,22 @@ def _parts_of(value: object) -> list[object]:
         return list(cast("tuple[object, ...]", value))
     if isinstance(value, dict):
         return list(cast("dict[object, object]", value).values())
-    if value is None or isinstance(value, bytes | bool | int | float):
-        return []
     fields = getattr(value, "__dict__", None)
     parts = list(cast("dict[str, object]", fields).values()) if fields else []
-    return [*value.args, *parts] if isinstance(value, BaseException) else parts
+    for slot in _slots_of(type(value)):
+        with suppress(AttributeError):  # it has no value
+            parts.append(slot.__get__(value))
+    if isinstance(value, BaseException):
+        parts += [*value.args, value.__cause__, value.__context__]
+    return parts
+
+
+@lru_cache(maxsize=1_000)
+def _slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
+    return tuple(
+        member
+        for each in kind.__mro__
+        if "__slots__" in vars(each)
+        for member in vars(each).values()
+        if isinstance(member, MemberDescriptorType)
+    )

@@ -94,7 +94,11 @@ class RunRecord:
     def size_bytes(self) -> int:
         """About how many bytes it takes."""
         size = _RECORD_BYTES + self.events.size_bytes + memory_bytes(self.inputs)
-        return size if self.run is None else size + memory_bytes(self.run.given)
+        if self.run is not None:
+            size += memory_bytes(self.run.given)
+        if self.error is not None:
+            size += memory_bytes(self.error)
+        return size if self.texts is None else size + self.texts.size_bytes
 
     def note(self, kind: str, **data: Any) -> None:  # Any: JSON
         """Add an event and wake who waits for one."""

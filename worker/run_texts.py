@@ -9,7 +9,10 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+# Whatever they are, in a StringIO.
+_CHARACTER_BYTES: Final = 4
 
 Place: TypeAlias = tuple[str, int | None]
 """A step, and the item of it if it maps."""
@@ -43,6 +46,11 @@ class RunTexts:
         self._run = run
         # Those that were written last come last.
         self._places: OrderedDict[Place, PlaceText] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes they take."""
+        return sum(it.size_bytes for it in self._places.values())
 
     def step(self, place: Place, fields: Sequence[str]) -> "StepTexts":
         """Give what hears a dispatch of a step; all write the text of one place."""
@@ -98,6 +106,13 @@ class PlaceText:
         self._oldest = 0
         self._sources = 0
         self._texts = texts
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes it takes."""
+        return sum(
+            _CHARACTER_BYTES * it.text.seek(0, 2) for it in self.fields.values()
+        )
 
     def open(self) -> int:
         """Give the number of a new source."""

@@ -2,10 +2,17 @@
 
 import json
 import sys
+from dataclasses import dataclass
+from typing import Any, cast
 
+import msgspec
 import pydantic
 import pytest
 
+from dspex.modules import Prediction
+from dspex.modules.errors import Attempt
+from dspex.modules.react.trajectory import Step, Trajectory
+from dspex.runtime import ActorRef
 from dspex.runtime.recent import Recent, memory_bytes
 
 MB = 1_000_000
@@ -40,7 +47,46 @@ class Holder:
         self.value = value
 
 
+class Struct(msgspec.Struct):
+    text: str
+
+
+@dataclass(slots=True)
+class Slotted:
+    value: object
+
+
+class Halves:
+    __slots__ = ("__hidden", "unset")
+
+    def __init__(self, value: object) -> None:
+        self.__hidden = value
+
+
+class Both(Halves):
+    """Has slots and a `__dict__`."""
+
+
+class AgentError(Exception):
+    def __init__(self, trajectory: Trajectory) -> None:
+        super().__init__(f"gave up after {len(trajectory.steps)} steps")
+        self.trajectory = trajectory
+
+
+def caused(cause: Exception, *, is_told: bool) -> Exception:
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            if is_told:
+                raise RuntimeError("no") from error
+            raise RuntimeError("no") from None
+    except RuntimeError as error:
+        return error
+
+
 TEXT = "x" * MB
+STEP = Step("why", "search", {"q": "x"}, TEXT)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +100,14 @@ TEXT = "x" * MB
         Holder(Holder(TEXT)),
         ValueError("no", TEXT),
         {TEXT},
+        Struct(TEXT),
+        Slotted(Slotted(TEXT)),
+        Both(TEXT),
+        Attempt(TEXT, "no JSON"),
+        Prediction.of([{}], facts={"trajectory": Trajectory((STEP,))}),
+        AgentError(Trajectory((STEP,))),
+        caused(AgentError(Trajectory((STEP,))), is_told=True),
+        caused(ValueError(TEXT), is_told=False),
     ],
 )
 def test_the_size_of_a_value_is_that_of_its_parts(value: object) -> None:
@@ -73,4 +127,11 @@ def test_what_holds_itself_is_measured() -> None:
 
 
 def test_what_a_value_only_names_is_not_counted() -> None:
-    assert memory_bytes([Ticket, json, json.dumps]) < 500
+    ref = ActorRef[Any](cast("Any", Holder(TEXT)))
+    assert memory_bytes([Ticket, json, json.dumps, ref]) < 500
+
+
+def test_an_object_that_is_there_twice_counts_once() -> None:
+    error = AgentError(Trajectory((STEP,)))
+    error.__cause__ = caused(error, is_told=True)
+    assert MB <= memory_bytes([error, error, error.trajectory]) < 1.01 * MB
