@@ -7,6 +7,7 @@ the server says that its tools have changed they are asked for again.
 """
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -83,6 +84,8 @@ class MCPTool:
     async def run(self, arguments: Arguments, /) -> Any:  # Any: JSON
         """Have the server run it; waits for one that is being restarted.
 
+        Its `timeout` begins when its turn has come.
+
         Raises:
             ToolArgumentsError: the arguments do not fit; nothing was sent.
             ToolDeniedError: the approval hook said no; nothing was sent.
@@ -105,9 +108,9 @@ class MCPTool:
             ref: ActorRef[MCPServer] = await self.registry.wait_for(
                 self.server, self.timeout
             )
-            # The tool's own limit comes first; this one is for a server too busy.
+            # The tool's own limit ends each call, and so every wait for a turn.
             return await ref.call(
-                MCPServer.run_tool, self.name, arguments, timeout=2 * self.timeout + 5
+                MCPServer.run_tool, self.name, arguments, timeout=math.inf
             )
         except CallError as error:
             raise MCPServerDiedError(self.name, self.server, str(error)) from error

@@ -1,5 +1,6 @@
 """ToolRegistry: tools by name, run under supervision."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,14 +40,15 @@ class RegisteredTool:
         return ToolSpec(self.name, self.description, self.schema)
 
     async def run(self, arguments: Mapping[str, Any], /) -> Any:  # Any: as the tool
-        """Have the registry run it.
+        """Have the registry run it; its `timeout` begins when its turn has come.
 
         Raises:
             ToolCallError: there is no result.
-            CallError: the registry is gone, or did not answer in time.
+            CallError: the registry is gone.
         """
+        # The tool's own limits end each call, and so every wait for a turn.
         return await self.registry.call(
-            ToolRegistry.run_tool, self.name, arguments, timeout=self.timeout
+            ToolRegistry.run_tool, self.name, arguments, timeout=math.inf
         )
 
 
@@ -144,10 +146,6 @@ class ToolRegistry(Actor):
 
     def _handle(self, name: str, tool: Tool) -> RegisteredTool:
         usage = tool.usage.replace(tool.name, name, 1)
-        # Its own limit comes first; waiting for its turn may take as long again.
-        patience = 2 * tool.timeout * (tool.retries + 1) + 5.0
-        if tool.approve is not None:
-            patience += tool.approve_timeout
         return RegisteredTool(
-            self.ref, name, tool.description, tool.schema, usage, patience
+            self.ref, name, tool.description, tool.schema, usage, tool.timeout
         )

@@ -201,6 +201,24 @@ async def test_a_hundred_calls_under_way_end_with_their_killed_server(
     assert live_members(second) == []
 
 
+async def test_calls_of_a_busy_server_wait_their_turn_as_long_as_it_takes(
+    tmp_path: Path,
+) -> None:
+    late: list[ToolTimeoutError] = []
+
+    async def call(tool: MCPTool) -> None:
+        with pytest.raises(ToolTimeoutError, match=r"longer than 0\.4s") as caught:
+            await tool.run({})
+        late.append(caught.value)
+
+    async with town(tmp_path, timeout=0.4, max_concurrency=1) as (_, tools):
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for _ in range(18):
+                    nursery.start_soon(call, tools["slow"])
+    assert len(late) == 18
+
+
 async def test_tools_that_change_are_listed_anew(tmp_path: Path) -> None:
     async with town(tmp_path) as (node, tools):
         server: ActorRef[MCPServer] = await node.registry.wait_for("town", 1)

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from dspex.modules import Tool, ToolRegistry, tool
+from dspex.modules import RegisteredTool, Tool, ToolRegistry, tool
 from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     DuplicateToolError,
@@ -250,6 +250,29 @@ async def test_registry_runs_tools_and_survives_their_failures() -> None:
         await ref.call(ToolRegistry.unregister, "search")
         with pytest.raises(UnknownToolError):
             await found.run({"query": "q"})
+
+
+async def test_calls_of_a_registered_tool_wait_their_turn_as_long_as_it_takes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def slow() -> str:
+        await trio.sleep(9)
+        return "done"
+
+    gave: list[str] = []
+
+    async def call(found: RegisteredTool) -> None:
+        gave.append(await found.run(NOTHING))
+
+    async with open_node() as node:
+        limited = Tool(slow, timeout=10, max_concurrency=1)
+        registry = await node.start(ToolRegistry({"slow": limited}))
+        found = await registry.call(ToolRegistry.lookup, "slow")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(call, found)
+        assert trio.current_time() == pytest.approx(20 * 9)
+    assert gave == ["done"] * 20
 
 
 @pytest.mark.parametrize(
