@@ -16,13 +16,21 @@ from dspex.modules.run_lm import RunLM
 from dspex.modules.step_config import check_config, check_demos
 from dspex.providers.lm import LM
 from dspex.providers.messages import Request
-from dspex.runtime import ActorRef, CalleeExitedError, NoProcessError
+from dspex.runtime import (
+    ActorRef,
+    CalleeExitedError,
+    CallTimeoutError,
+    NoProcessError,
+)
 from dspex.runtime.bridge import (
     DspyCall,
     DspyPool,
     ModelHandler,
+    PoolFullError,
     ProgressHandler,
+    QueueTimeoutError,
     RemoteError,
+    RunTimeoutError,
     WorkerDiedError,
 )
 from dspex.runtime.engine import (
@@ -33,7 +41,8 @@ from dspex.runtime.engine import (
     StepOutputError,
     StepResult,
 )
-from dspex.runtime.registry import Registry
+from dspex.runtime.log import get_logger
+from dspex.runtime.registry import NameWaitTimeoutError, Registry
 
 BRIDGE_NAME: Final = "dspy"
 
@@ -56,6 +65,17 @@ _MARGIN_SECONDS: Final = 1.0
 
 # Settings of the model calls; what else a step's config holds is the module's.
 _LM_SETTINGS: Final = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed"})
+
+# No process looked the module up: that says nothing of the module.
+_NOT_LOOKED_UP: Final = (
+    CallTimeoutError,
+    NameWaitTimeoutError,
+    PoolFullError,
+    QueueTimeoutError,
+    RunTimeoutError,
+)
+
+log = get_logger()
 
 
 class HostedBackend:
@@ -129,6 +149,9 @@ class HostedBackend:
     async def prepare(self, name: str, step: Step) -> None:
         """Start the bridge, unless it is there, and look the module up in it.
 
+        Where nobody could look it up in time, or it ended every process that did, the
+        step will tell.
+
         Raises:
             UnknownModuleError: dspy, or the code on the search path, has no such thing.
         """
@@ -136,11 +159,13 @@ class HostedBackend:
             await self._start_bridge()
         if step.module not in self._known:
             await self._look_up(step.module)
-            self._known.add(step.module)
 
     async def _look_up(self, module: str) -> None:
         call = DspyCall(
-            module=_LOOK_UP, signature="name -> kind", inputs={"name": module}
+            module=_LOOK_UP,
+            signature="name -> kind",
+            inputs={"name": module},
+            is_brief=True,
         )
         for _ in range(_LOOK_UPS):
             try:
@@ -149,12 +174,15 @@ class HostedBackend:
                 )
                 await ref.call(DspyPool.run, call, _no_model, timeout=_LOOK_UP_SECONDS)
             except (CalleeExitedError, NoProcessError):
-                # Its process died; one that dies each time is the step's to tell.
-                continue
+                continue  # its process died
+            except _NOT_LOOKED_UP as error:
+                log.warning("module_not_looked_up", module=module, reason=str(error))
             except RemoteError as error:
                 raise UnknownModuleError(
                     module, ("dspy.NAME", "package.module:attribute"), error.problem
                 ) from error
+            else:
+                self._known.add(module)
             return
 
     async def run(

@@ -110,9 +110,7 @@ class PlaceText:
     @property
     def size_bytes(self) -> int:
         """About how many bytes it takes."""
-        return sum(
-            _CHARACTER_BYTES * it.text.seek(0, 2) for it in self.fields.values()
-        )
+        return sum(_CHARACTER_BYTES * it.text.seek(0, 2) for it in self.fields.values())
 
     def open(self) -> int:
         """Give the number of a new source."""

@@ -60,6 +60,8 @@ class DspyCall:
     no predictor of the module has are passed by.
     `timeout` and `session` are for a pool: seconds the run may take before its process
     is killed, and the name of a session, whose calls all go to the same process.
+    With `is_brief` it goes first there and is not counted among the runs of `max_size`:
+    when all are busy it has a process beside them.
     """
 
     module: str
@@ -80,6 +82,7 @@ class DspyCall:
     stream: Sequence[str] = ()
     timeout: float | None = None
     session: str | None = None
+    is_brief: bool = False
 
     def __post_init__(self) -> None:
         """Check that each tool has a name of its own.

@@ -144,7 +144,15 @@ class DspyPool(Actor):
         seconds = self._settings.run_timeout if call.timeout is None else call.timeout
         answer: Deferred[DspyResult] = self.deferred()
         self._enqueue(
-            Job(call.to_run, call.module, handlers, seconds, answer, call.session)
+            Job(
+                call.to_run,
+                call.module,
+                handlers,
+                seconds,
+                answer,
+                call.session,
+                call.is_brief,
+            )
         )
         return answer
 
@@ -214,10 +222,14 @@ class DspyPool(Actor):
 
     def _dispatch(self) -> None:
         """Give waiting jobs to free processes, and start processes if needed."""
-        while (found := self._queue.take(self._workers.pick)) is not None:
+        while (found := self._queue.take(self._workers)) is not None:
             self._start(*found)
         if not self._stopping:
-            for _ in range(self._workers.missing(queued=len(self._queue))):
+            for _ in range(
+                self._workers.missing(
+                    queued=len(self._queue), is_one_brief=self._queue.begins_briefly
+                )
+            ):
                 self._workers.starting += 1
                 # The deadline of whoever made us grow is not the process's.
                 Context().run(self.spawn, self._start_worker)

@@ -24,6 +24,7 @@ class Job:
     # Any: a result of `run` or of `optimize`; `shape` gives the same.
     answer: Deferred[Any]
     session: str | None = None
+    is_brief: bool = False
     shape: Callable[[DspyResult], Any] = as_it_is
     context: Context = field(default_factory=copy_context)
     queued_at: float = field(default_factory=trio.current_time)

@@ -1,12 +1,11 @@
-"""The runs that wait for a process, first come first served."""
+"""The runs that wait for a process, first come first served, the brief ones before."""
 
 from collections import deque
-from collections.abc import Callable
 
 from dspex.runtime.bridge.errors import PoolFullError, QueueTimeoutError
 from dspex.runtime.bridge.pool_job import Job
 from dspex.runtime.bridge.pool_settings import PoolSettings
-from dspex.runtime.bridge.pool_worker import PoolWorker
+from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
 
 
 class PoolQueue:
@@ -36,11 +35,17 @@ class PoolQueue:
     def put(self, job: Job) -> None:
         """Let a job wait; `check_room` comes first."""
         self._knows_sessions |= job.session is not None
-        self._jobs.append(job)
+        if job.is_brief:
+            self._jobs.appendleft(job)
+        else:
+            self._jobs.append(job)
 
-    def take(
-        self, pick: Callable[[str | None], PoolWorker | None]
-    ) -> tuple[Job, PoolWorker] | None:
+    @property
+    def begins_briefly(self) -> bool:
+        """Whether a brief run waits: those come first."""
+        return bool(self._jobs) and self._jobs[0].is_brief
+
+    def take(self, workers: Workers) -> tuple[Job, PoolWorker] | None:
         """Give the first job that some process is free for, and that process.
 
         A job that waits for the process of its session lets others pass.
@@ -49,7 +54,7 @@ class PoolQueue:
         for index, job in enumerate(self._jobs):
             if not job.answer.is_wanted or (nobody_free and job.session is None):
                 continue
-            worker = pick(job.session)
+            worker = workers.pick(job.session, is_brief=job.is_brief)
             if worker is not None:
                 del self._jobs[index]
                 return job, worker

@@ -41,6 +41,15 @@ class PoolWorker:
         """How many runs it has, the cancelled ones that it has not dropped included."""
         return len(self.runs)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it counts among those of `max_size`.
+
+        One that only ends its last runs does not: it would keep new ones out for as
+        long as they take. Nor does one whose runs are brief.
+        """
+        return not self.is_retired and not all(j.is_brief for j in self.runs.values())
+
     def kill(self) -> None:
         """End it at once; its Exit message takes it off the list."""
         self.is_retired = self.was_killed = True
@@ -129,20 +138,23 @@ class Workers:
             del self._sessions[session]
             raise SessionWorkerUnavailableError(session)
 
-    def pick(self, session: str | None) -> PoolWorker | None:
-        """Give a process with room for a run: the session's own, or the last used."""
+    def pick(self, session: str | None, *, is_brief: bool = False) -> PoolWorker | None:
+        """Give a process with room for a run: the session's own, or the last used.
+
+        A brief run may have one beside the `max_size` that are used.
+        """
         owner = self._sessions.get(session) if session is not None else None
         if owner is not None:
             free = owner.busy < self._settings.concurrency and not owner.is_retired
             return owner if free else None
-        used = sum(worker.busy > 0 for worker in self._workers)
+        used = sum(worker.is_used for worker in self._workers)
         candidates = [
             worker
             for worker in self._workers
             if not worker.is_retired
             and not worker.bridge.is_ending
             and worker.busy < self._settings.concurrency
-            and (worker.busy or used < self._settings.max_size)
+            and (is_brief or worker.is_used or used < self._settings.max_size)
         ]
         # An unused process rather than a second run on a used one; of the unused
         # ones the last used, so that the others may end.
@@ -163,15 +175,18 @@ class Workers:
     def wanted(self, *, queued: int) -> int:
         """How many processes there should be, spares included."""
         settings = self._settings
-        busy = sum(worker.busy > 0 for worker in self._workers)
-        demand = busy + math.ceil(queued / settings.concurrency)
-        used = min(settings.max_size, max(settings.min_size, demand))
-        return used + settings.spares
+        used = sum(worker.is_used for worker in self._workers)
+        demand = used + math.ceil(queued / settings.concurrency)
+        size = min(settings.max_size, max(settings.min_size, demand))
+        return size + settings.spares
 
-    def missing(self, *, queued: int) -> int:
-        """How many to start now."""
-        ready = sum(not worker.is_retired for worker in self._workers)
-        return max(0, self.wanted(queued=queued) - ready - self.starting)
+    def missing(self, *, queued: int, is_one_brief: bool = False) -> int:
+        """How many to start now, one for a brief run that waits included."""
+        ready = [worker for worker in self._workers if not worker.is_retired]
+        wanted = self.wanted(queued=queued)
+        if is_one_brief:
+            wanted = max(wanted, 1 + sum(worker.busy > 0 for worker in ready))
+        return max(0, wanted - len(ready) - self.starting)
 
     def surplus(self, *, queued: int, now: float) -> list[PoolWorker]:
         """Which idle processes are more than wanted, the longest idle first."""

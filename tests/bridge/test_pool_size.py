@@ -1,11 +1,13 @@
 """The arithmetic of a pool's size, without processes."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import trio
 
 from dspex.runtime.bridge import PoolSettings
+from dspex.runtime.bridge.pool_queue import PoolQueue
 from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
 
 
@@ -13,13 +15,25 @@ class Bridge:
     is_ending = False
 
 
-def worker(busy: int = 0, idle_since: float = 0.0) -> PoolWorker:
+def job(*, is_brief: bool = False) -> Any:  # Any: what a pool asks of a job
+    answer = SimpleNamespace(is_wanted=True)
+    return SimpleNamespace(answer=answer, session=None, is_brief=is_brief)
+
+
+def worker(
+    busy: int = 0,
+    idle_since: float = 0.0,
+    *,
+    is_retired: bool = False,
+    is_brief: bool = False,
+) -> PoolWorker:
     anything = cast("Any", object())  # Any: the arithmetic asks neither
     return PoolWorker(
         anything,
         cast("Any", Bridge()),
         1,
-        {cast("Any", object()): cast("Any", object()) for _ in range(busy)},
+        {cast("Any", object()): job(is_brief=is_brief) for _ in range(busy)},
+        is_retired=is_retired,
         idle_since=idle_since,
         born=0.0,
     )
@@ -78,3 +92,44 @@ async def test_the_longest_idle_end_first_and_the_wanted_stay() -> None:
     pool = workers(second, third, first, idle_timeout=10, spares=0)
     assert pool.surplus(queued=0, now=11.5) == [first]
     assert pool.surplus(queued=0, now=100) == [first, second]
+
+
+async def test_a_brief_run_has_a_process_beside_the_largest_size() -> None:
+    await trio.lowlevel.checkpoint()
+    busy, spare = worker(busy=1), worker()
+    assert workers(busy, spare, max_size=1).pick(None, is_brief=True) is spare
+    pool = workers(busy, max_size=1, spares=0)
+    assert pool.missing(queued=1) == 0
+    assert pool.missing(queued=1, is_one_brief=True) == 1
+    pool.starting = 1
+    assert pool.missing(queued=1, is_one_brief=True) == 0
+
+
+async def test_a_brief_run_takes_no_place_from_others() -> None:
+    await trio.lowlevel.checkpoint()
+    brief, free = worker(busy=1, is_brief=True), worker()
+    assert workers(brief, free, max_size=1).pick(None) is free
+
+
+async def test_a_brief_run_goes_first() -> None:
+    await trio.lowlevel.checkpoint()
+    pool = workers(worker(busy=1), worker(), max_size=1)
+    queue = PoolQueue(PoolSettings())
+    long, brief = job(), job(is_brief=True)
+    queue.put(long)
+    assert queue.take(pool) is None
+    assert not queue.begins_briefly
+    queue.put(brief)
+    assert queue.begins_briefly
+    found = queue.take(pool)
+    assert found is not None
+    assert found[0] is brief
+
+
+async def test_those_on_their_way_out_keep_no_run_from_the_new_ones() -> None:
+    await trio.lowlevel.checkpoint()
+    old = [worker(busy=1, is_retired=True) for _ in range(4)]
+    fresh = worker()
+    pool = workers(*old, fresh, max_size=4, spares=1)
+    assert pool.pick(None) is fresh
+    assert pool.missing(queued=1) == 1

@@ -1,17 +1,21 @@
 """Python functions as steps: what they give is what their signature declares."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from dspex import App, Program, Step, open_runtime
 from dspex.modules.errors import HostedOutputError
+from dspex.modules.hosted import HostedBackend
 from dspex.modules.hosted_module import Hosted
-from dspex.runtime import open_node
+from dspex.runtime import ActorRef, open_node
 from dspex.runtime.bridge import DspyPool, Limits, PoolSettings
 from dspex.runtime.engine import (
     MissingOutputError,
+    ProgramError,
     StepFailedError,
     StepOutputError,
     TooManyDispatchesError,
@@ -158,6 +162,45 @@ async def test_the_pool_of_python_steps_has_the_limits_it_is_given(
     async with open_app(limited, search_path=[tmp_path], pool=settings.pool) as rt:
         run = await rt.run("eat", megabytes=100)
     assert "MemoryError: this process may allocate 80 MB (Limits.m" in str(run.error)
+
+
+WAITING = (
+    "import pathlib, time\n"
+    "def wait(file):\n"
+    "    while not pathlib.Path(file).exists():\n"
+    "        time.sleep(0.01)\n"
+    "    return {'ok': True}\n"
+)
+
+
+async def test_a_program_is_loaded_while_every_process_is_busy(tmp_path: Path) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (tmp_path / "given.py").write_text(GIVEN)
+    step = Step(module="waiting:wait", backend="python", signature="file -> ok: bool")
+    waiting = Program(name="wait", steps={"a": step})
+    settings = PoolSettings(max_size=1, spares=0)
+    async with (
+        open_runtime(ScriptedLM([]), search_path=[tmp_path], pool=settings) as rt,
+        trio.open_nursery() as nursery,
+    ):
+        await rt.load(waiting)
+        file = tmp_path / "go on"
+        nursery.start_soon(partial(rt.run, waiting, file=str(file)))
+        pool = await hosted_pool(rt)
+        while not (await pool.call(DspyPool.statistics)).busy:
+            await trio.sleep(0.01)
+        with trio.fail_after(20):
+            await rt.load(giving("y: int"))
+            away = step.model_copy(update={"module": "nowhere:wait"})
+            with pytest.raises(ProgramError, match="there is no module 'nowhere'"):
+                await rt.load(Program(name="away", steps={"a": away}))
+        file.touch()
+
+
+async def hosted_pool(rt: Runtime) -> ActorRef[DspyPool]:
+    backend = rt.backend("python")
+    assert isinstance(backend, HostedBackend)
+    return await backend.pool()
 
 
 def test_a_pool_is_not_smaller_than_its_least_size() -> None:
