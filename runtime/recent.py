@@ -1,7 +1,7 @@
 """Recent: the latest things, as many as may be and as large as they may be."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from sys import getsizeof
@@ -98,7 +98,8 @@ def _parts_of(value: object) -> list[object]:
         return list(cast("dict[object, object]", value).values())
     fields = getattr(value, "__dict__", None)
     parts = list(cast("dict[str, object]", fields).values()) if fields else []
-    for slot in _slots_of(type(value)):
+    kind = cast("Hashable", type(value))  # mypy does not see that classes are
+    for slot in _slots_of(kind):
         with suppress(AttributeError):  # it has no value
             parts.append(slot.__get__(value))
     if isinstance(value, BaseException):
@@ -107,10 +108,10 @@ def _parts_of(value: object) -> list[object]:
 
 
 @lru_cache(maxsize=1_000)
-def _slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
+def _slots_of(kind: Hashable) -> tuple[MemberDescriptorType, ...]:
     return tuple(
         member
-        for each in kind.__mro__
+        for each in cast("type", kind).__mro__
         if "__slots__" in vars(each)
         for member in vars(each).values()
         if isinstance(member, MemberDescriptorType)

@@ -74,15 +74,10 @@ class AgentError(Exception):
 
 
 def caused(cause: Exception, *, is_told: bool) -> Exception:
-    try:
-        try:
-            raise cause
-        except Exception as error:
-            if is_told:
-                raise RuntimeError("no") from error
-            raise RuntimeError("no") from None
-    except RuntimeError as error:
-        return error
+    error = RuntimeError("no")
+    error.__context__ = cause
+    error.__cause__ = cause if is_told else None
+    return error
 
 
 TEXT = "x" * MB
