@@ -1,8 +1,8 @@
 """ReAct: thought, action, observation, until the model says it is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import trio
 
@@ -52,12 +52,13 @@ from dspex.providers.lm import LM
 from dspex.runtime.errors import DspexError
 from dspex.runtime.log import get_logger
 
+T = TypeVar("T")
+
 log = get_logger()
 
 Protocol: TypeAlias = Literal["auto", "native_tools", "text", "fields"]
 
 COMPLETED: Final = "Completed."
-_SHORTENINGS: Final = 3
 _SAME_FAILURES: Final = 3
 
 
@@ -248,22 +249,29 @@ class _Run:
         return "max_iterations", None
 
     async def _next_turn(self, taker: TurnTaker) -> Turn:
-        tries = 0
+        return await self._shortening(
+            lambda: taker.next_turn(self.inputs, self.trajectory)
+        )
+
+    async def _shortening(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the model; at each refusal of so much context, leave out more steps.
+
+        Twice as many each time: a turn with parallel calls has many steps.
+
+        Raises:
+            ContextLengthError: one step is too much, too.
+        """
+        count = 1
         while True:
             try:
-                return await taker.next_turn(self.inputs, self.trajectory)
+                return await ask()
             except ContextLengthError:
-                tries += 1
-                if not self._shorten() or tries >= _SHORTENINGS:
+                shorter = self.trajectory.shortened(count)
+                if shorter is None:
                     raise
-
-    def _shorten(self) -> bool:
-        shorter = self.trajectory.shortened()
-        if shorter is None:
-            return False
-        log.info("trajectory_shortened", dropped=shorter.dropped)
-        self.trajectory = shorter
-        return True
+            count *= 2
+            log.info("trajectory_shortened", dropped=shorter.dropped)
+            self.trajectory = shorter
 
     def _note_finish(self, turn: Finished) -> None:
         if turn.step is not None:
@@ -354,18 +362,12 @@ class _Run:
                 )
             except AdapterParseError:
                 log.info("finish_unreadable", arguments=dict(finish.arguments))
-        tries = 0
-        while True:
-            try:
-                found = await self.agent.extract.run(
-                    {**self.inputs, TRAJECTORY: self.trajectory.as_text()}
-                )
-            except ContextLengthError:
-                tries += 1
-                if not self._shorten() or tries >= _SHORTENINGS:
-                    raise
-                continue
-            return found.outputs
+        found = await self._shortening(
+            lambda: self.agent.extract.run(
+                {**self.inputs, TRAJECTORY: self.trajectory.as_text()}
+            )
+        )
+        return found.outputs
 
 
 def _named(tool: AnyTool, wanted: Wanted) -> Mapping[str, Any]:  # Any: JSON

@@ -54,11 +54,15 @@ class Trajectory:
         """Give the trajectory with further steps."""
         return replace(self, steps=(*self.steps, *steps))
 
-    def shortened(self) -> "Trajectory | None":
-        """Give it with one more of the oldest steps not shown; None if one is left."""
-        if len(self.shown) <= 1:
+    def shortened(self, count: int = 1) -> "Trajectory | None":
+        """Give it with `count` more of the oldest steps not shown, but the last one.
+
+        None if that alone is left.
+        """
+        left = len(self.shown) - 1
+        if left < 1:
             return None
-        return replace(self, dropped=self.dropped + 1)
+        return replace(self, dropped=self.dropped + min(count, left))
 
     @property
     def shown(self) -> tuple[Step, ...]:

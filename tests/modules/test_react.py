@@ -266,6 +266,55 @@ async def test_d4_full_context_leaves_the_oldest_steps_out() -> None:
     assert "earlier steps are left out" in str(lm.requests[-1].messages)
 
 
+async def test_a_full_context_of_parallel_calls_is_shortened_until_it_fits() -> None:
+    many = [("calculator", {"expression": str(i)}) for i in range(30)]
+
+    def limited(request: Request) -> Response | Exception:
+        if len(lm.requests) == 1:
+            return calls(*many)
+        if len(request.messages) > 8:
+            return ContextLengthError("too long", provider="scripted")
+        return calls(("finish", {"answer": 1}))
+
+    lm = ScriptedLM(limited)
+    found = await agents("native_tools")(lm)(question="?")
+    assert (found.reason, found.answer) == ("finished", 1)
+    # 1, 2, 4, 8, then all but the last: five refusals, not one for each step.
+    assert (found.dropped, len(lm.requests)) == (29, 7)
+    assert "(29 earlier steps are left out)" in str(lm.requests[-1].messages)
+
+
+async def test_what_was_found_is_read_from_as_many_steps_as_fit() -> None:
+    many = [("calculator", {"expression": str(i)}) for i in range(30)]
+
+    def limited(request: Request) -> str | Response | Exception:
+        if len(lm.requests) == 1:
+            return calls(*many)
+        if request.messages[-1].text.count("[[ ## thought_") > 20:
+            return ContextLengthError("too long", provider="scripted")
+        return answer(2)
+
+    lm = ScriptedLM(limited)
+    agent = agents("native_tools", max_iterations=1, adapter="chat")
+    found = await agent(lm)(question="?")
+    assert (found.reason, found.answer) == ("max_iterations", 2)
+    assert found.dropped == 1 + 2 + 4 + 8
+
+
+async def test_a_single_step_that_is_too_much_ends_the_run() -> None:
+    def limited(request: Request) -> str | Response | Exception:
+        if len(lm.requests) == 1:
+            return calls(("calculator", {"expression": "1"}))
+        if request.tools:
+            return ContextLengthError("too long", provider="scripted")
+        return answer(3)
+
+    lm = ScriptedLM(limited)
+    found = await agents("native_tools", adapter="chat")(lm)(question="?")
+    assert (found.success, found.reason, found.answer) == (False, "context_full", 3)
+    assert len(lm.requests) == 3
+
+
 async def test_d4_long_observations_are_cut_for_the_model_only() -> None:
     def long() -> str:
         return "x" * 5_000
