@@ -1,5 +1,6 @@
 """ModuleRegistry: modules started, supervised and found by name."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from dspex.supervisors.child_spec import Restart
 class ModuleRef:
     """A module by its name: whoever has the name at the moment answers.
 
-    A call made while the actor restarts waits for it, within the call's timeout.
+    A call made while the actor restarts waits for it, up to `timeout` seconds.
     """
 
     def __init__(self, registry: Registry, name: str, *, timeout: float) -> None:
@@ -28,11 +29,13 @@ class ModuleRef:
         self.timeout = timeout
 
     async def forward(self, /, **inputs: Any) -> Prediction:  # Any: as declared
-        """Run the module on the inputs; see `ModuleActor.forward`."""
+        """Run the module on the inputs, when its turn comes; see `ModuleActor.forward`.
+
+        The `timeout` that the module was started with begins with its turn.
+        """
         ref = await self._ref()
-        return await ref.call(
-            ModuleActor.forward, inputs, None, None, timeout=self.timeout
-        )
+        # The actor's own limits end each forward, and so every wait for a turn.
+        return await ref.call(ModuleActor.forward, inputs, None, None, timeout=math.inf)
 
     async def get_state(self) -> ModuleState:
         """Give parameters, executions and metrics."""
@@ -55,9 +58,12 @@ class ModuleRef:
         await (await self._ref()).call(ModuleActor.restore, checkpoint)
 
     async def swap(self, module: Module) -> int:
-        """Put another module in its place, without losing a call."""
+        """Put another module in its place, without losing a call.
+
+        Waits for the forwards that came before, those that wait for a turn included.
+        """
         ref = await self._ref()
-        return await ref.call(ModuleActor.swap, module, timeout=self.timeout)
+        return await ref.call(ModuleActor.swap, module, timeout=math.inf)
 
     async def _ref(self) -> ActorRef[ModuleActor]:
         return await self._registry.wait_for(self.name, timeout=self.timeout)
@@ -95,8 +101,13 @@ class ModuleRegistry:
         lm: LM | None = None,
         restart: Restart = "permanent",
         max_concurrency: int = 50,
+        max_waiting: int = 10_000,
+        timeout: float | None = None,
     ) -> ModuleRef:
         """Start a module under a name, and give a ref that follows the name.
+
+        `timeout` is how many seconds one forward may take, without its wait; None means
+        the registry's own.
 
         Raises:
             ChildStartError: the name is taken, or the actor did not start.
@@ -107,7 +118,8 @@ class ModuleRegistry:
                 module,
                 lm or self._lm,
                 max_concurrency=max_concurrency,
-                timeout=self._timeout,
+                max_waiting=max_waiting,
+                timeout=self._timeout if timeout is None else timeout,
                 snapshots=self._snapshots,
                 price=self._price,
             )

@@ -78,17 +78,26 @@ class Runtime:
         lm: LM | None = None,
         restart: Restart = "permanent",
         max_concurrency: int = 50,
+        max_waiting: int = 10_000,
+        timeout: float = 300.0,
     ) -> ModuleRef:
         """Start a module as a supervised actor; give a ref that follows its name.
 
-        It asks `lm`, or the runtime's model. `modules` finds and lists those that were
-        started.
+        It asks `lm`, or the runtime's model. At most `max_concurrency` forwards run,
+        each for up to `timeout` seconds, and `max_waiting` more wait for their turn.
+        `modules` finds and lists those that were started.
 
         Raises:
             ChildStartError: the name is taken, or the actor did not start.
         """
         return await self.modules.start(
-            module, name, lm=lm, restart=restart, max_concurrency=max_concurrency
+            module,
+            name,
+            lm=lm,
+            restart=restart,
+            max_concurrency=max_concurrency,
+            max_waiting=max_waiting,
+            timeout=timeout,
         )
 
     def plan(self, program: Program) -> Plan:

@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from dspex import Program, Step, open_runtime
-from dspex.modules import Predict, Prediction
+from dspex.modules import Module, Predict, Prediction
+from dspex.modules.errors import ForwardQueueFullError, ForwardTimeoutError
 from dspex.modules.react.errors import AgentStoppedError
 from dspex.providers import Request
 from dspex.runtime.engine import StepFailedError
@@ -215,3 +216,49 @@ async def test_the_supervisor_of_the_modules_may_die_while_a_program_is_loaded()
             run = await rt.run(Program(name="p", steps=steps), question="?")
         assert rt.node.registry.whereis("modules") != before
     assert run.outputs["next"] == "Rome"
+
+
+async def test_a_forward_may_take_as_long_as_its_module_was_started_with(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Slow(Module):
+        async def forward(self, seconds: float) -> Prediction:
+            await trio.sleep(seconds)
+            return Prediction.of([{"slept": seconds}])
+
+    async with open_runtime(ScriptedLM([ANSWER])) as rt:
+        slow = await rt.start(Slow(), name="slow", timeout=900)
+        assert (await slow.forward(seconds=800.0)).slept == 800.0
+        with pytest.raises(ForwardTimeoutError, match="900"):
+            await slow.forward(seconds=1_000.0)
+        usual = await rt.start(Slow(), name="usual")
+        with pytest.raises(ForwardTimeoutError, match="300"):
+            await usual.forward(seconds=301.0)
+
+
+async def test_the_wait_for_a_turn_does_not_count_and_has_its_own_limit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Slow(Module):
+        async def forward(self) -> Prediction:
+            await trio.sleep(200)
+            return Prediction.of([{"at": trio.current_time()}])
+
+    done: list[float] = []
+
+    async with open_runtime(ScriptedLM([ANSWER])) as rt:
+        slow = await rt.start(Slow(), name="slow", max_concurrency=1, max_waiting=3)
+
+        async def ask() -> None:
+            done.append((await slow.forward()).at)
+
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ForwardQueueFullError):
+                await slow.forward()
+            # It waits for all four, longer than any one may take.
+            assert await slow.swap(Slow()) == 4
+    assert done == pytest.approx([started + n * 200 for n in (1, 2, 3, 4)])
