@@ -33,6 +33,8 @@ COOKIE: Final = "dspex_session"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/login", "/static/observer.css"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_BURST_SECONDS: Final = 10
+_MIN_BURST: Final = 10.0
 _MAX_CLIENTS: Final = 1_000
 _MAX_SESSIONS: Final = 100
 # What the server still looks at while it sends, and the log.
@@ -59,11 +61,14 @@ def problem(
 
 
 class RateLimiter:
-    """A token bucket for each client; the least recent clients are forgotten."""
+    """A token bucket for each client; the least recent clients are forgotten.
+
+    A client that was quiet may send ten seconds' worth at once, and always ten.
+    """
 
     def __init__(self, per_minute: float) -> None:
         self._per_second = per_minute / 60
-        self._burst = max(1.0, per_minute / 60)
+        self._burst = max(_MIN_BURST, per_minute * _BURST_SECONDS / 60)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> float:

@@ -59,7 +59,10 @@ class WorkerSettings(BaseSettings):
     body_timeout: float = Field(default=10.0, gt=0)
     """Seconds that the body of a request has to arrive; beyond that, 408."""
     rate_per_minute: float = Field(default=60_000.0, gt=0)
-    """Requests of one token (or one address without token); beyond that, 429."""
+    """Requests of one token (or one address without token); beyond that, 429.
+
+    Ten seconds' worth, and at least ten, may come at once.
+    """
     max_wait: float = Field(default=60.0, gt=0)
     """The longest `?wait=`, in seconds."""
     pool_min: int = Field(default=POOL.min_size, ge=0)
