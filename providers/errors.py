@@ -219,10 +219,19 @@ class PartialResponseError(ProviderError):
     remedy = "start the call again, or use what came"
 
     def __init__(
-        self, problem: str, *, provider: str, model: str, partial: str
+        self,
+        problem: str,
+        *,
+        provider: str,
+        model: str,
+        partial: str,
+        remedy: str | None = None,
     ) -> None:
         super().__init__(
-            f"the answer broke off: {problem}", provider=provider, model=model
+            f"the answer broke off: {problem}",
+            provider=provider,
+            model=model,
+            remedy=remedy,
         )
         self.partial = partial
 

@@ -155,7 +155,9 @@ class HTTPModel:
             async with exits:
 
                 async def more() -> Sequence[Delta]:
-                    deltas = await incoming.more(deadline=started + seconds)
+                    deltas = await incoming.more(
+                        deadline=started + seconds, seconds=seconds
+                    )
                     if not deltas:
                         response = _response(
                             incoming.decoder.result(), started, len(history) + 1

@@ -11,6 +11,7 @@ from dspex.providers.errors import (
     MalformedResponseError,
     PartialResponseError,
     ProviderError,
+    ProviderTimeoutError,
 )
 from dspex.providers.exchange import ExchangeError, ReplyStream
 from dspex.providers.keys import redact
@@ -61,26 +62,30 @@ class HTTPStream:
         """
         self.first = await self._read()
 
-    async def more(self, *, deadline: float) -> Sequence[Delta]:
+    async def more(self, *, deadline: float, seconds: float) -> Sequence[Delta]:
         """Give the next deltas; none at the end of the answer.
+
+        `seconds` is the call's timeout, which ends at `deadline`.
 
         Raises:
             PartialResponseError: for any reason why there are no more.
         """
-        problem = "its deadline passed"
+        problem = f"it had not ended within {seconds:g} s"
+        remedy: str | None = ProviderTimeoutError.remedy
         with trio.move_on_at(deadline):
             try:
                 return await self._read()
             except ExchangeError as error:
-                problem = redact(str(error), self._key)
+                problem, remedy = redact(str(error), self._key), None
             except ProviderError as error:
-                problem = error.problem
+                problem, remedy = error.problem, None
         choices = self.decoder.result().choices
         raise PartialResponseError(
             problem,
             provider=self._provider,
             model=self._model,
             partial=choices[0].text if choices else "",
+            remedy=remedy,
         )
 
     async def _read(self) -> Sequence[Delta]:
