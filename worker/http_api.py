@@ -230,7 +230,9 @@ async def readyz(request: Request) -> Response:
     service = service_of(request)
     if service.is_draining:
         return reply({"status": "draining"}, 503, _RETRY)
-    if service.runtime.table.is_full:
+    runtime = service.runtime
+    # With a store every run is accepted: it waits there.
+    if not runtime.has_store and runtime.table.is_full:
         return reply({"status": "full"}, 503, _RETRY)
     return reply({"status": "ready"})
 

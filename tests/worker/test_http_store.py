@@ -132,3 +132,14 @@ async def test_a_store_that_is_gone_is_a_503_and_a_damaged_row_a_500(
             assert reply.status == 503
             assert "was deleted while it was open" in reply.json["error"]
             assert "retry-after" not in reply.headers
+
+
+async def test_a_worker_with_a_store_is_ready_however_many_runs_it_has(
+    file: Path,
+) -> None:
+    async with open_worker(delay=60, store=file, max_runs=1) as worker:
+        await worker.run()
+        table = worker.service.runtime.table
+        assert await eventually(lambda: table.is_full, seconds=5)
+        assert (await worker.ask("GET", "/readyz")).json == {"status": "ready"}
+        await worker.run()
