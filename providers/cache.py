@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import msgspec
 import trio
@@ -25,6 +26,9 @@ from dspex.providers.streams import (
 )
 from dspex.runtime.log import get_logger
 
+# What a store is given for a look-up, and to keep an answer.
+_STORE_SECONDS: Final = 1.0
+
 _log = get_logger()
 
 
@@ -45,7 +49,8 @@ class Cached(Wrapper[LM]):
     for another sample. Equal requests at the same time make one call: if it fails,
     all fail alike; if its caller is cancelled or times out, another one calls. A
     cached answer has a usage, which was paid only once, and no `seconds`. Equal
-    streams at the same time do not wait for each other, and each calls.
+    streams at the same time do not wait for each other, and each calls. A store that
+    takes more than a second, or than the call has left, has nothing and keeps nothing.
     """
 
     def __init__(
@@ -77,13 +82,13 @@ class Cached(Wrapper[LM]):
             return landed
         flight = self._flights[key] = _Flight()
         try:
-            flight.response = await self._find(key)
+            flight.response = await self._find(key, timeout, deadline)
             if flight.response is None:
                 self.misses += 1
                 flight.response = await self._lm.complete(
                     request, timeout=_left(deadline)
                 )
-                await self._keep(key, flight.response)
+                await self._keep(key, flight.response, deadline)
             else:
                 self.hits += 1
             return flight.response
@@ -115,7 +120,7 @@ class Cached(Wrapper[LM]):
         deadline = None if timeout is None else trio.current_time() + timeout
         known = await self._landed(key, timeout, deadline)
         if known is None:
-            known = await self._find(key)
+            known = await self._find(key, timeout, deadline)
             self.hits += known is not None
         if known is not None:
             yield stream_of(known)
@@ -123,7 +128,7 @@ class Cached(Wrapper[LM]):
         self.misses += 1
 
         async def keep(response: Response) -> None:
-            await self._keep(key, response)
+            await self._keep(key, response, deadline)
 
         async with streaming(self._lm).stream(
             request, timeout=_left(deadline)
@@ -149,9 +154,12 @@ class Cached(Wrapper[LM]):
             # Whoever called was cancelled, or had less time: call oneself.
         return None
 
-    async def _keep(self, key: str, response: Response) -> None:
+    async def _keep(self, key: str, response: Response, deadline: float | None) -> None:
         body = msgspec.json.encode(response.to_json())
-        await self._store.put(key, body, self._ttl_seconds)
+        with trio.move_on_after(_store_seconds(deadline)) as scope:
+            await self._store.put(key, body, self._ttl_seconds)
+        if scope.cancelled_caught:
+            _log.warning("cache_entry_not_kept", key=key, reason="the store is slow")
 
     async def _wait(
         self, flight: _Flight, timeout: float | None, deadline: float | None
@@ -161,13 +169,24 @@ class Cached(Wrapper[LM]):
                 scope.deadline = deadline
             await flight.done.wait()
         if scope.cancelled_caught:
-            provider, _, model = self.name.partition(":")
-            raise ProviderTimeoutError(
-                f"no answer within {timeout:g} s", provider=provider, model=model
-            )
+            raise self._timed_out(timeout)
 
-    async def _find(self, key: str) -> Response | None:
-        body = await self._store.get(key)
+    def _timed_out(self, timeout: float | None) -> ProviderTimeoutError:
+        provider, _, model = self.name.partition(":")
+        return ProviderTimeoutError(
+            f"no answer within {timeout:g} s", provider=provider, model=model
+        )
+
+    async def _find(
+        self, key: str, timeout: float | None, deadline: float | None
+    ) -> Response | None:
+        body: bytes | None = None
+        with trio.move_on_after(_store_seconds(deadline)) as scope:
+            body = await self._store.get(key)
+        if scope.cancelled_caught:
+            if _left(deadline) == 0.0:
+                raise self._timed_out(timeout)
+            _log.warning("cache_entry_not_found", key=key, reason="the store is slow")
         if body is None:
             return None
         try:
@@ -181,6 +200,11 @@ class Cached(Wrapper[LM]):
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - trio.current_time(), 0.0)
+
+
+def _store_seconds(deadline: float | None) -> float:
+    left = _left(deadline)
+    return _STORE_SECONDS if left is None else min(left, _STORE_SECONDS)
 
 
 def _ignore(delta: Delta) -> None:

@@ -208,6 +208,44 @@ async def test_a_store_that_fails_does_not_fail_the_call(tmp_path: Path) -> None
     store.close()
 
 
+class SlowStore:
+    """Takes a minute for everything."""
+
+    async def get(self, key: str) -> bytes | None:
+        await trio.sleep(60)
+        return None
+
+    async def put(self, key: str, body: bytes, ttl: float | None) -> None:
+        await trio.sleep(60)
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+async def test_a_slow_store_counts_as_a_miss_after_a_second(
+    timeout: float | None, autojump_clock: MockClock
+) -> None:
+    cached = Cached(numbered(delay=5), SlowStore())
+    assert (await cached.complete("x", timeout=timeout)).text == "answer 0"
+    assert trio.current_time() == pytest.approx(1 + 5 + 1)
+    async with cached.stream("x", timeout=timeout) as stream:
+        assert (await stream.read()).text == "answer 1"
+    assert trio.current_time() == pytest.approx(2 * (1 + 5 + 1))
+    assert (cached.hits, cached.misses) == (0, 2)
+
+
+async def test_a_slow_store_does_not_hold_a_call_past_its_timeout(
+    autojump_clock: MockClock,
+) -> None:
+    lm = numbered(delay=5)
+    cached = Cached(lm, SlowStore())
+    with pytest.raises(ProviderTimeoutError, match=r"no answer within 0\.5 s"):
+        await cached.complete("x", timeout=0.5)
+    assert trio.current_time() == pytest.approx(0.5)
+    assert lm.requests == []
+    # What is kept late is not waited for, either.
+    assert (await cached.complete("x", timeout=6.25)).text == "answer 0"
+    assert trio.current_time() == pytest.approx(0.5 + 6.25)
+
+
 def test_a_path_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "not.db"
     path.write_text("this is not a database, but long enough to look at" * 10)
