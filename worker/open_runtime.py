@@ -85,9 +85,7 @@ _INTENSITY: Final = 20
 _PERIOD_SECONDS: Final = 10.0
 _BRIDGE_SECONDS: Final = 90.0
 _BRIDGE_ATTEMPTS: Final = 10
-POOL: Final = PoolSettings(
-    min_size=1, max_size=4, spares=1, queue_limit=10_000, queue_timeout=3_600.0
-)
+POOL: Final = PoolSettings(max_size=4)
 """Of python steps. A step's own deadline bounds its wait in the queue."""
 
 log = get_logger()

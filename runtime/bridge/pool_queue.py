@@ -1,5 +1,6 @@
 """The runs that wait for a process, first come first served, the brief ones before."""
 
+import math
 from collections import deque
 
 from dspex.runtime.bridge.errors import PoolFullError, QueueTimeoutError
@@ -50,6 +51,8 @@ class PoolQueue:
 
         A job that waits for the process of its session lets others pass.
         """
+        while self._jobs and not self._jobs[0].answer.is_wanted:
+            self._jobs.popleft()
         nobody_free = False
         for index, job in enumerate(self._jobs):
             if not job.answer.is_wanted or (nobody_free and job.session is None):
@@ -67,6 +70,8 @@ class PoolQueue:
     def expire(self, now: float, pool: str) -> int:
         """Fail the jobs that have waited too long, and tell how many."""
         seconds = self._settings.queue_timeout
+        if math.isinf(seconds):
+            return 0
         late = [job for job in self._jobs if job.queued_at + seconds <= now]
         for job in late:
             self._jobs.remove(job)

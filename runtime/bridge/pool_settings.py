@@ -1,5 +1,6 @@
 """How large a pool is, how long it waits, and what it has counted."""
 
+import math
 from dataclasses import dataclass, field
 
 from dspex.runtime.bridge.protocol import Limits
@@ -10,9 +11,9 @@ class PoolSettings:
     """The size and the patience of a `DspyPool`; times are seconds.
 
     Size: between `min_size` and `max_size` processes take runs, each `concurrency` at
-    a time, and `spares` more stand ready. Over that, up to `queue_limit` runs wait, at
-    most `queue_timeout`. A process without work for `idle_timeout` ends, down to
-    `min_size`.
+    a time, and `spares` more stand ready. Over that, up to `queue_limit` runs wait, as
+    long as their callers do, or `queue_timeout` if that is less. A process without work
+    for `idle_timeout` ends, down to `min_size`.
 
     Patience: a run may take `run_timeout` unless its call says otherwise, an optimizer
     `optimize_timeout`; then its process is killed. A cancelled run has `cancel_grace`
@@ -28,8 +29,8 @@ class PoolSettings:
     max_size: int = 8
     spares: int = 1
     concurrency: int = 1
-    queue_limit: int = 1000
-    queue_timeout: float = 60.0
+    queue_limit: int = 100_000
+    queue_timeout: float = math.inf
     idle_timeout: float = 60.0
     run_timeout: float = 600.0
     optimize_timeout: float = 14_400.0

@@ -9,15 +9,19 @@ import trio
 from dspex.runtime.bridge import PoolSettings
 from dspex.runtime.bridge.pool_queue import PoolQueue
 from dspex.runtime.bridge.pool_worker import PoolWorker, Workers
+from dspex.worker.open_runtime import POOL
 
 
 class Bridge:
     is_ending = False
 
 
-def job(*, is_brief: bool = False) -> Any:  # Any: what a pool asks of a job
-    answer = SimpleNamespace(is_wanted=True)
-    return SimpleNamespace(answer=answer, session=None, is_brief=is_brief)
+# Any: what a pool asks of a job
+def job(*, is_brief: bool = False, is_wanted: bool = True) -> Any:
+    answer = SimpleNamespace(is_wanted=is_wanted)
+    return SimpleNamespace(
+        answer=answer, session=None, is_brief=is_brief, queued_at=0.0
+    )
 
 
 def worker(
@@ -133,3 +137,24 @@ async def test_those_on_their_way_out_keep_no_run_from_the_new_ones() -> None:
     pool = workers(*old, fresh, max_size=4, spares=1)
     assert pool.pick(None) is fresh
     assert pool.missing(queued=1) == 1
+
+
+@pytest.mark.parametrize("settings", [POOL, PoolSettings(max_size=1)])
+async def test_a_run_waits_as_long_as_its_caller_does(settings: PoolSettings) -> None:
+    await trio.lowlevel.checkpoint()
+    queue = PoolQueue(settings)
+    patient = job()
+    queue.put(patient)
+    assert queue.expire(7 * 86_400.0, "pool") == 0
+    found = queue.take(workers(worker()))
+    assert found is not None
+    assert found[0] is patient
+
+
+async def test_what_nobody_waits_for_any_more_is_dropped_when_its_turn_comes() -> None:
+    await trio.lowlevel.checkpoint()
+    queue = PoolQueue(PoolSettings())
+    for it in (job(is_wanted=False), job(), job()):
+        queue.put(it)
+    queue.take(workers(worker()))
+    assert len(queue) == 1
