@@ -83,7 +83,8 @@ LEASE_SECONDS: Final = 10.0
 # child that cannot start at all should, within seconds.
 _INTENSITY: Final = 20
 _PERIOD_SECONDS: Final = 10.0
-_BRIDGE_SECONDS: Final = 90.0
+# Over the import of dspy and the start of the first processes, which are bounded.
+_BRIDGE_MARGIN_SECONDS: Final = 30.0
 _BRIDGE_ATTEMPTS: Final = 10
 POOL: Final = PoolSettings(max_size=4)
 """Of python steps. A step's own deadline bounds its wait in the queue."""
@@ -270,6 +271,7 @@ def _backends(
 
     async def start_bridge() -> None:
         folders = [*search_path, *importable_folders()]
+        patience = 2 * settings.start_timeout + _BRIDGE_MARGIN_SECONDS
         pool = partial(DspyPool, settings, search_path=folders)
         spec = ChildSpec(BRIDGE_NAME, pool, name=BRIDGE_NAME)
         # From its first start on a supervisor replaces what dies; what dies before
@@ -278,7 +280,7 @@ def _backends(
             if hosts or node.registry.whereis(BRIDGE_NAME) is not None:
                 return
             try:
-                await bridge.call(Supervisor.start_child, spec, timeout=_BRIDGE_SECONDS)
+                await bridge.call(Supervisor.start_child, spec, timeout=patience)
                 hosts.append(spec)
             except ChildStartError as error:
                 cause = root_cause(error)

@@ -86,7 +86,10 @@ class DspyPool(Actor):
         self._workers = Workers(self._settings)
         self._queue = PoolQueue(self._settings)
         self._forks = PoolForks(
-            python=python, search_path=search_path, limits=self._settings.limits
+            python=python,
+            search_path=search_path,
+            limits=self._settings.limits,
+            start_timeout=self._settings.start_timeout,
         )
         self._failures = 0
         self._counts = PoolStatistics()

@@ -21,19 +21,29 @@ class PoolForks:
     """What a pool knows of its fork-server; a dead one is replaced by the pool."""
 
     def __init__(
-        self, *, python: str | None, search_path: Sequence[str | Path], limits: Limits
+        self,
+        *,
+        python: str | None,
+        search_path: Sequence[str | Path],
+        limits: Limits,
+        start_timeout: float,
     ) -> None:
         self.ref: ActorRef[ForkServer] | None = None
         self._python = python
         self._search_path = search_path
         self._limits = limits
+        self._start_timeout = start_timeout
         self._ready = trio.Event()
         self._server: ForkServer | None = None
         self._stopped_since: float | None = None
 
     def make(self) -> ForkServer:
         """Give the actor, not started."""
-        return ForkServer(python=self._python, search_path=self._search_path)
+        return ForkServer(
+            python=self._python,
+            search_path=self._search_path,
+            start_timeout=self._start_timeout,
+        )
 
     def set(self, ref: ActorRef[ForkServer], server: ForkServer) -> None:
         """Take note that it runs."""

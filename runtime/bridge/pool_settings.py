@@ -17,9 +17,10 @@ class PoolSettings:
 
     Patience: a run may take `run_timeout` unless its call says otherwise, an optimizer
     `optimize_timeout`; then its process is killed. A cancelled run has `cancel_grace`
-    to stop by itself. A process has `start_timeout` to be ready. One without work is
-    asked every `ping_interval` and must answer within `ping_timeout`. One that is
-    stopped (SIGSTOP) while it has a run is replaced after `stopped_timeout`.
+    to stop by itself. dspy has `start_timeout` to be imported, and so has a process to
+    be ready. One without work is asked every `ping_interval` and must answer within
+    `ping_timeout`. One that is stopped (SIGSTOP) while it has a run is replaced after
+    `stopped_timeout`.
 
     Wear: a process is replaced after `max_calls` runs, after `max_age`, or when it has
     more than `max_memory_bytes` of its own. `limits` are enforced by the kernel.

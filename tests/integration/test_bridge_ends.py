@@ -66,6 +66,18 @@ async def test_a_crash_during_start_fails_the_start(
     assert isinstance(reason, WorkerDiedError | ProtocolError)
 
 
+async def test_an_import_of_dspy_has_as_long_as_the_settings_say(
+    node: Node, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 600\n")
+    python.chmod(0o755)
+    settings = PoolSettings(start_timeout=0.5)
+    with trio.fail_after(20), pytest.raises(StartError) as caught:
+        await node.start(DspyPool(settings, python=str(python)))
+    assert "was not ready within 0.5 s" in str(caught.value)
+
+
 # A Python that dies, or is mute, where `os.setsid` is called: in a fresh fork, before
 # it has said hello. It does so from the second fork on, and as often as it is told.
 SITE = """
@@ -98,7 +110,7 @@ def failing_python(folder: Path, fail: str, failures: int) -> str:
     [
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", 30, id="killed"),
         pytest.param("raise RuntimeError('no session')", 30, id="exception"),
-        pytest.param("time.sleep(600)", 1, id="mute"),
+        pytest.param("time.sleep(600)", 5, id="mute"),
     ],
 )
 async def test_a_crash_during_the_handshake_is_tried_again(

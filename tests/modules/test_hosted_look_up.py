@@ -1,9 +1,11 @@
-"""What a backend of hosted steps does when no process looks a module up in time."""
+"""What a backend of hosted steps does when no process looks a module up in time, or
+the bridge starts late.
+"""
 
 import pytest
 import trio
 
-from dspex import Step
+from dspex import Program, Step, open_runtime
 from dspex.modules.hosted import BRIDGE_NAME, HostedBackend
 from dspex.runtime import Node, open_node
 from dspex.runtime.bridge import DspyPool, PoolSettings
@@ -64,3 +66,20 @@ async def busy_backend(node: Node, settings: PoolSettings) -> HostedBackend:
     return HostedBackend(
         registry=node.registry, start_bridge=started, lm=ScriptedLM([])
     )
+
+
+class LatePool(BusyPool):
+    """One that takes long to import dspy."""
+
+    async def init(self) -> None:
+        await trio.sleep(500)
+
+
+async def test_a_bridge_starts_as_late_as_its_settings_let_it(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("dspex.worker.open_runtime.DspyPool", LatePool)
+    settings = PoolSettings(start_timeout=300)
+    async with open_runtime(ScriptedLM([]), pool=settings) as rt:
+        await rt.load(Program(name="late", steps={"a": STEP}))
+        assert trio.current_time() >= 500
