@@ -51,6 +51,9 @@ WRITER: Final = "journal"
 WRITE_SECONDS: Final = 30.0
 """How long a write may take, the writer's own deaths included."""
 
+PRUNE_AT_ONCE: Final = 200
+"""How many runs one commit forgets, with all their effects and events."""
+
 
 def encode(value: object) -> str:
     """Give JSON text."""
@@ -248,8 +251,20 @@ class Journal:
         return cast("int", await self.write(BuryWorkers(tuple(workers))))
 
     async def prune(self, *, older_than: float) -> int:
-        """Forget finished runs that ended `older_than` seconds ago; give how many."""
-        return cast("int", await self.write(PruneRuns(time.time() - older_than)))
+        """Forget finished runs that ended `older_than` seconds ago; give how many.
+
+        That is many commits, with pauses for others who write to the store. Those that
+        were made stay when this fails or is cancelled.
+        """
+        write = PruneRuns(time.time() - older_than, PRUNE_AT_ONCE)
+        pruned = 0
+        while True:
+            began = trio.current_time()
+            gone = cast("int", await self.write(write))
+            pruned += gone
+            if gone < write.limit:
+                return pruned
+            await trio.sleep(trio.current_time() - began)
 
 
 @asynccontextmanager

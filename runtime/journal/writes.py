@@ -142,9 +142,10 @@ class BuryWorkers(msgspec.Struct, frozen=True):
 
 
 class PruneRuns(msgspec.Struct, frozen=True):
-    """Forget finished runs that ended before a time; gives how many."""
+    """Forget up to `limit` finished runs that ended before a time; gives how many."""
 
     before: float
+    limit: int
 
 
 Write: TypeAlias = (

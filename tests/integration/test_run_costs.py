@@ -141,8 +141,9 @@ async def test_pruning_forgets_runs_older_than_an_age(store: Path) -> None:
     old, new = await ended_run(store), await ended_run(store)
     with closing(sqlite3.connect(store)) as connection, connection:
         connection.execute(
-            "UPDATE run SET finished_at = finished_at - 31 * 86400 WHERE id = ?",
-            (old.id,),
+            "UPDATE run SET accepted_at = accepted_at - :age,"
+            " finished_at = finished_at - :age WHERE id = :id",
+            {"age": 31 * 86_400, "id": old.id},
         )
     prune = ("runs", "prune", "--store", store, "--older-than")
     assert (await dspex(*prune, "30d")).out == "pruned 1 runs\n"

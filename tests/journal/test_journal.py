@@ -275,6 +275,28 @@ async def test_pruning_forgets_old_finished_runs_and_nothing_else(path: Path) ->
         assert (await journal.run("live")).state == "running"
 
 
+async def test_pruning_many_runs_takes_many_commits(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        runs = [str(n) for n in range(450)]
+        async with trio.open_nursery() as nursery:
+            for run in runs:
+                nursery.start_soon(journal.accept, run_of(run))
+        async with trio.open_nursery() as nursery:
+            for run in runs:
+                nursery.start_soon(journal.write, finish(Fence(run, "w", 1)))
+        answers: list[object] = []
+        write = journal.store.write
+
+        def noted(writes: Sequence[Write]) -> list[object]:
+            answers.extend(found := write(writes))
+            return found
+
+        journal.store.write = noted  # type: ignore[method-assign]
+        assert await journal.prune(older_than=10.0) == 450
+        assert answers == [200, 200, 50]
+        assert await journal.runs() == []
+
+
 async def test_what_was_written_is_there_after_the_store_was_closed(path: Path) -> None:
     async with opened(path) as (journal, _):
         await journal.accept(run_of("r"))
