@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Self
 
 from dspex.modules.module import Module
+from dspex.providers.embedded import DEFAULT_TIMEOUT
 from dspex.providers.lm import LM
 from dspex.runtime.bridge import PoolSettings
 from dspex.runtime.engine import Program
@@ -95,6 +96,7 @@ async def open_app(
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
     pool: PoolSettings = POOL,
+    embedded_timeout: float = DEFAULT_TIMEOUT,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
 
@@ -118,6 +120,7 @@ async def open_app(
         keep_text=keep_text,
         search_path=[*app.folders, *search_path],
         pool=app.pool or pool,
+        embedded_timeout=embedded_timeout,
     ) as runtime:
         for program in programs:
             await runtime.load(program)

@@ -55,12 +55,16 @@ async def compile_program(options: CompileOptions) -> int:
         model(work.lm) as given,
         model(options.teacher_lm) as teacher,
         open_runtime(
-            given, store=work.store, resume=False, search_path=search_path(work.program)
+            given,
+            store=work.store,
+            resume=False,
+            search_path=search_path(work.program),
+            embedded_timeout=work.timeout,
         ) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)
         data = CompileData.load(options, subject)
-        lm = model_of(given, runtime)
+        lm = model_of(runtime)
         budget = make_budget(lm, work.budget_usd, work.price)
         hosted = runtime.backend("python")
         assert isinstance(hosted, HostedBackend)

@@ -91,12 +91,16 @@ async def evaluate_program(options: EvalOptions) -> int:
     async with (
         open_lm(work.lm, base_url=work.base_url, timeout=work.timeout) as given,
         open_runtime(
-            given, store=work.store, resume=False, search_path=search_path(work.program)
+            given,
+            store=work.store,
+            resume=False,
+            search_path=search_path(work.program),
+            embedded_timeout=work.timeout,
         ) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)
         devset = work.load(options.devset, subject)
-        lm = model_of(given, runtime)
+        lm = model_of(runtime)
         budget = make_budget(lm, work.budget_usd, work.price)
         progress = WorkProgress(Console(stderr=True), budget, is_shown=on_terminal())
         evaluate = Evaluate(

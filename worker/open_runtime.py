@@ -25,7 +25,7 @@ from dspex.modules.module import Module
 from dspex.modules.module_registry import ModuleRegistry
 from dspex.modules.native import NATIVE_MODULES, NativeBackend
 from dspex.modules.signature import Signature
-from dspex.providers.embedded import Embedded
+from dspex.providers.embedded import DEFAULT_TIMEOUT, Embedded
 from dspex.providers.embedded_server import (
     EmbeddedServer,
     find_model,
@@ -106,10 +106,12 @@ async def open_runtime(
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
     pool: PoolSettings = POOL,
+    embedded_timeout: float = DEFAULT_TIMEOUT,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
 
-    `lm` is the model of every step; None starts the embedded one (extra `local`).
+    `lm` is the model of every step; None starts the embedded one (extra `local`), each
+    of whose calls has `embedded_timeout` seconds.
     Steps of the python backend import `module:attribute` from the folders of
     `search_path`, from those of this process's `sys.path` when the first such step
     starts dspy, and what is installed. `pool` says how many
@@ -156,7 +158,7 @@ async def open_runtime(
             find_model()
             require_llama()
             models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
-            lm = Embedded(node.registry, server=EMBEDDED)
+            lm = Embedded(node.registry, server=EMBEDDED, timeout=embedded_timeout)
         children = [
             *first,
             _supervisor(MODELS, models),

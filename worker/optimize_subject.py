@@ -168,9 +168,10 @@ def import_attribute(option: str, text: str) -> object:
     )
 
 
-def model_of(lm: LM | None, runtime: Runtime) -> LM:
-    """Give the model itself where None stands for the embedded one."""
-    return Embedded(runtime.node.registry) if lm is None else lm
+def model_of(runtime: Runtime) -> LM:
+    """Give the model that was given to the runtime, or the embedded one."""
+    assert runtime.lm is not None
+    return runtime.lm
 
 
 def make_budget(lm: LM, limit_usd: float | None, price: str | None) -> Budget:

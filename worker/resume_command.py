@@ -38,7 +38,10 @@ async def resume_runs(options: ResumeOptions) -> int:
     """
     lm = read_lm(options.lm, base_url=options.base_url, timeout=options.timeout)
     async with open_runtime(
-        lm, store=options.store, max_running=options.concurrency
+        lm,
+        store=options.store,
+        max_running=options.concurrency,
+        embedded_timeout=options.timeout,
     ) as runtime:
         unfinished = await runtime.journal.runs(states=UNFINISHED, limit=_ALL)
         ended: list[Run] = []

@@ -56,6 +56,7 @@ async def run_program(options: RunOptions) -> int:
         resume=False,
         max_running=options.concurrency,
         search_path=[folder],
+        embedded_timeout=options.timeout,
     ) as runtime:
         plan = runtime.plan(program)
         if rows is None:

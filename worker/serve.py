@@ -127,6 +127,7 @@ class _Worker:
                 keep_text=settings.keep_text,
                 search_path=[Path.cwd()],
                 pool=settings.pool,
+                embedded_timeout=settings.timeout,
             ) as runtime,
             self._around(runtime),
         ):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dspex.providers import MissingPackageError
+from dspex.providers.embedded_server import find_model, require_llama
 from dspex.testing import (
     Action,
     Answer,
@@ -250,3 +252,15 @@ async def test_doctor_gives_its_findings_as_json() -> None:
     assert {"python", "dspex", "embedded model"} <= {it["name"] for it in findings}
     assert {it["state"] for it in findings} <= {"ok", "off", "bad"}
     assert done.status == any(it["state"] == "bad" for it in findings)
+
+
+async def test_the_embedded_model_has_the_seconds_of_the_command_line() -> None:
+    try:
+        find_model()
+        require_llama()
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    ticket = ["--input", "ticket=My invoice is wrong"]
+    done = await dspex("run", PROGRAM, *ticket, "--timeout", "0.1")
+    assert done.status == 2
+    assert "no answer within 0.1 s" in done.out + done.err
