@@ -26,6 +26,15 @@ lock of the same database; SQLite is not fair, so one of several may wait long."
 
 CONNECT_SECONDS: Final = 5
 
+# With these a server that vanished without a word is given up after BUSY_SECONDS, in
+# the middle of a statement, too; the system's own numbers are hours.
+_ALIVE: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": round(BUSY_SECONDS * 1_000),
+}
+
 _PAGE_BYTES: Final = 8_192
 
 _WAL_TRIES: Final = 50
@@ -106,10 +115,7 @@ def connect(url: URL, *, writes: bool, connections: int) -> Engine:
         options["timeout"] = BUSY_SECONDS
         options["check_same_thread"] = False
     else:
-        options["connect_timeout"] = CONNECT_SECONDS
-        if "options" not in url.query:
-            # Else a lock of somebody else's would be waited for without an end.
-            options["options"] = f"-c lock_timeout={round(BUSY_SECONDS * 1_000)}"
+        options |= _postgres_options(url)
     try:
         engine = create_engine(
             url,
@@ -126,6 +132,19 @@ def connect(url: URL, *, writes: bool, connections: int) -> Engine:
     if engine.dialect.name == "sqlite":
         _set_up_sqlite(engine, writes=writes)
     return engine
+
+
+def _postgres_options(url: URL) -> dict[str, str | int]:
+    """Give what bounds each wait for the server; what the URL says goes before."""
+    defaults = {"connect_timeout": CONNECT_SECONDS, **_ALIVE}
+    unsaid = {name: it for name, it in defaults.items() if name not in url.query}
+    # Else a lock of somebody else's would be waited for without an end. The last of
+    # several settings counts, so that the URL's may say otherwise.
+    lock = f"-c lock_timeout={round(BUSY_SECONDS * 1_000)}"
+    return {
+        **unsaid,
+        "options": " ".join((lock, *url.normalized_query.get("options", ()))),
+    }
 
 
 def _set_up_sqlite(engine: Engine, *, writes: bool) -> None:

@@ -1,6 +1,7 @@
 """The journal on a real Postgres server."""
 
 import json
+import socket
 import subprocess
 import sys
 import uuid
@@ -193,3 +194,32 @@ async def test_two_workers_on_postgres_survive_kills(url: str) -> None:
         json.loads(it) for it in done.stdout.splitlines() if b'"kills"' in it
     )
     assert (figures["succeeded"], figures["finished_calls_repeated"]) == (16, 0)
+
+
+@pytest.mark.parametrize(
+    ("query", "bounds", "lock_timeout"),
+    [
+        ("", (5, 5, 3, 20_000), "20s"),
+        ("?options=-c%20work_mem%3D1MB", (5, 5, 3, 20_000), "20s"),
+        ("?options=-c%20lock_timeout%3D2s", (5, 5, 3, 20_000), "2s"),
+        ("?keepalives_idle=60&tcp_user_timeout=90000", (60, 5, 3, 90_000), "20s"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of Linux's options")
+def test_a_server_that_vanishes_is_given_up_unless_the_url_says_otherwise(
+    url: str, query: str, bounds: tuple[int, ...], lock_timeout: str
+) -> None:
+    engine = connect.connect(connect.store_url(url + query), writes=True, connections=1)
+    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    with engine.connect() as connection:
+        # Any: psycopg's connection, which SQLAlchemy hands out untyped.
+        driver: Any = connection.connection.driver_connection
+        with socket.socket(fileno=driver.fileno()) as link:
+            options = [getattr(socket, name) for name in names]
+            found = [link.getsockopt(socket.IPPROTO_TCP, it) for it in options]
+            assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            link.detach()
+        shown = connection.exec_driver_sql("SHOW lock_timeout").scalar()
+    engine.dispose()
+    assert tuple(found) == bounds
+    assert shown == lock_timeout
