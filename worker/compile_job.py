@@ -56,6 +56,7 @@ class CompileOptions:
     candidates: int
     settings: Mapping[str, Any]  # Any: JSON
     compile_settings: Mapping[str, Any]  # Any: JSON
+    compile_timeout: float | None
     save: Path | None
 
     def check(self) -> None:
@@ -75,6 +76,11 @@ class CompileOptions:
             raise BadOptionError(
                 "--settings and --compile-settings are for optimizers of dspy: "
                 f"{self.optimizer} has options of its own"
+            )
+        if self.compile_timeout is not None and not is_hosted:
+            raise BadOptionError(
+                f"--compile-timeout is for optimizers of dspy: {self.optimizer} takes "
+                "--timeout for each example"
             )
         metric = self.work.metric
         if is_hosted and metric.partition(":")[0] == "judge":
@@ -290,6 +296,7 @@ class CompileJob:
             pool=await self._hosted.pool(),
             settings=options.settings,
             compile_settings=options.compile_settings,
+            timeout=options.compile_timeout,
             on_progress=self._progress.on_event,
         )
         return await optimizer.compile(

@@ -170,6 +170,12 @@ def compile_command(
     compile_settings: Annotated[
         str, typer.Option(help="Settings for its compile, as JSON.")
     ] = "{}",
+    compile_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds for an optimizer of dspy, 14400 unless told."
+        ),
+    ] = None,
     max_errors: Annotated[
         int, typer.Option(min=1, help="Failed tries that end it.")
     ] = 10,
@@ -218,6 +224,7 @@ def compile_command(
         candidates=candidates,
         settings=_read_settings("--settings", settings),
         compile_settings=_read_settings("--compile-settings", compile_settings),
+        compile_timeout=compile_timeout,
         save=save,
     )
     execute(lambda: compile_program(options), debug=debug, log_level=log_level)

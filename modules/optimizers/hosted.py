@@ -1,5 +1,6 @@
 """HostedOptimizer: dspy's own optimizers, by the interface of those that are here."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -45,7 +46,8 @@ class HostedOptimizer:
     `exact_match:FIELD` (or another by field), or `package.module:function`, called
     there as dspy calls a metric. `settings` make the optimizer, `compile_settings` go
     to its `compile`. Instructions and demos come home: what is compiled runs without
-    dspy. `on_progress` hears of its evaluations and log lines.
+    dspy. `on_progress` hears of its evaluations and log lines. Once it has a process it
+    has `timeout` seconds, else the pool's `optimize_timeout` (four hours).
 
     A model's budget that is used up ends it without an error. dspy tells nothing of
     what it has found by then: the program is as it was.
@@ -59,7 +61,7 @@ class HostedOptimizer:
         pool: ActorRef[DspyPool],
         settings: Mapping[str, object] | None = None,
         compile_settings: Mapping[str, object] | None = None,
-        timeout: float = 3_600.0,
+        timeout: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self.name = optimizer.removeprefix("dspy.")
@@ -87,6 +89,7 @@ class HostedOptimizer:
         Raises:
             DatasetError: there is no example, or one does not say what its inputs are.
             CompileError: the student is not one Predict or ChainOfThought.
+            RunTimeoutError: it took too long; what it has found is lost.
             RemoteError: dspy raised it.
         """
         started = trio.current_time()
@@ -128,8 +131,9 @@ class HostedOptimizer:
         )
         done: OptimizedProgram | None = None
         with scope:
+            # The pool bounds it, and the wait for a process is not the optimizer's.
             done = await self._pool.call(
-                DspyPool.optimize, optimization, complete, watch, timeout=self._timeout
+                DspyPool.optimize, optimization, complete, watch, timeout=math.inf
             )
         program = student.reset_copy()
         if done is None or stopped is not None:

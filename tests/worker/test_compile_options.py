@@ -42,6 +42,7 @@ OPTIONS = CompileOptions(
     candidates=8,
     settings={"auto": "light"},
     compile_settings={},
+    compile_timeout=None,
     save=None,
 )
 
@@ -51,6 +52,10 @@ OPTIONS = CompileOptions(
     [
         ({"optimizer": "mipro"}, "'mipro' is unknown: use bootstrap, .* or dspy.NAME"),
         ({"optimizer": "labeled"}, "--settings and --compile-settings are for"),
+        (
+            {"optimizer": "labeled", "settings": {}, "compile_timeout": 9.0},
+            "--compile-timeout is for optimizers of dspy: labeled takes --timeout",
+        ),
         ({"work": replace(WORK, metric="judge:kind")}, "asks a model here"),
         ({"teacher_lm": "embedded"}, "give --lm embedded instead"),
         ({"teacher_lm": "openai:big"}, "--teacher-lm is not for dspy.MIPROv2"),
