@@ -9,7 +9,8 @@ import typer
 
 from dspex.worker.demo import run_demo
 from dspex.worker.doctor import run_doctor
-from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.execute import Debug, LogLevel, PoolMax, execute
+from dspex.worker.open_runtime import POOL
 from dspex.worker.optimize_cli import compile_command, eval_command
 from dspex.worker.programs_cli import programs_app
 from dspex.worker.run_command import RunOptions, run_program
@@ -84,6 +85,7 @@ def run(
             min=0.1, max=86_400, help="Seconds for a model call, retries included."
         ),
     ] = 60.0,
+    pool_max: PoolMax = POOL.max_size,
     store: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +110,7 @@ def run(
         base_url=base_url,
         concurrency=concurrency,
         timeout=timeout,
+        pool_max=pool_max,
         store=store,
     )
     execute(lambda: run_program(options), debug=debug, log_level=log_level)

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from dspex.worker.compile_job import (
 from dspex.worker.compile_report import CompileReport
 from dspex.worker.eval_command import search_path
 from dspex.worker.models import open_lm
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.optimize_subject import (
     BadOptionError,
     Subject,
@@ -60,6 +61,7 @@ async def compile_program(options: CompileOptions) -> int:
             resume=False,
             search_path=search_path(work.program),
             embedded_timeout=work.timeout,
+            pool=replace(POOL, max_size=work.pool_max),
         ) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)

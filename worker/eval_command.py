@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final
@@ -16,7 +16,7 @@ from dspex.modules.optimizers import Dataset, Evaluate, Evaluation, Outcome, ope
 from dspex.modules.optimizers.dataset import example_key
 from dspex.providers import Budgeted
 from dspex.worker.models import open_lm
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.optimize_progress import WorkProgress, cost_text
 from dspex.worker.optimize_subject import (
     BadOptionError,
@@ -45,6 +45,7 @@ class WorkOptions:
     base_url: str | None
     concurrency: int
     timeout: float
+    pool_max: int
     max_errors: int
     budget_usd: float | None
     price: str | None
@@ -96,6 +97,7 @@ async def evaluate_program(options: EvalOptions) -> int:
             resume=False,
             search_path=search_path(work.program),
             embedded_timeout=work.timeout,
+            pool=replace(POOL, max_size=work.pool_max),
         ) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)

@@ -22,6 +22,12 @@ Debug = Annotated[
 LogLevel = Annotated[
     str, typer.Option("--log-level", help=f"Logs on stderr: {', '.join(LEVELS)}.")
 ]
+PoolMax = Annotated[
+    int,
+    typer.Option(
+        "--pool-max", min=1, help="How many processes run python steps at a time."
+    ),
+]
 
 
 def execute(main: Callable[[], Awaitable[int]], *, debug: bool, log_level: str) -> None:

@@ -9,7 +9,8 @@ import typer
 from dspex.worker.compile_command import compile_program
 from dspex.worker.compile_job import OPTIMIZERS, CompileOptions
 from dspex.worker.eval_command import EvalOptions, WorkOptions, evaluate_program
-from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.execute import Debug, LogLevel, PoolMax, execute
+from dspex.worker.open_runtime import POOL
 
 Program = Annotated[
     str,
@@ -89,6 +90,7 @@ def eval_command(
     base_url: BaseUrl = None,
     concurrency: Concurrency = 4,
     timeout: Timeout = 120.0,
+    pool_max: PoolMax = POOL.max_size,
     budget_usd: BudgetUsd = None,
     price: PriceOption = None,
     store: Store = None,
@@ -115,6 +117,7 @@ def eval_command(
         base_url=base_url,
         concurrency=concurrency,
         timeout=timeout,
+        pool_max=pool_max,
         max_errors=0,
         budget_usd=budget_usd,
         price=price,
@@ -181,6 +184,7 @@ def compile_command(
     ] = 10,
     concurrency: Concurrency = 4,
     timeout: Timeout = 120.0,
+    pool_max: PoolMax = POOL.max_size,
     budget_usd: BudgetUsd = None,
     price: PriceOption = None,
     store: Store = None,
@@ -204,6 +208,7 @@ def compile_command(
         base_url=base_url,
         concurrency=concurrency,
         timeout=timeout,
+        pool_max=pool_max,
         max_errors=max_errors,
         budget_usd=budget_usd,
         price=price,

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 from rich.console import Console
@@ -12,7 +12,7 @@ from dspex.runtime.journal import UNFINISHED
 from dspex.worker.app import Runtime
 from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.run_command import ALL_GOOD, NOTHING_DONE, SOME_FAILED
 
 _ALL = 1_000_000
@@ -27,6 +27,7 @@ class ResumeOptions:
     base_url: str | None
     concurrency: int
     timeout: float
+    pool_max: int
     as_json: bool
 
 
@@ -42,6 +43,7 @@ async def resume_runs(options: ResumeOptions) -> int:
         store=options.store,
         max_running=options.concurrency,
         embedded_timeout=options.timeout,
+        pool=replace(POOL, max_size=options.pool_max),
     ) as runtime:
         unfinished = await runtime.journal.runs(states=UNFINISHED, limit=_ALL)
         ended: list[Run] = []

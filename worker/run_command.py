@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from dspex.worker.batch import Outcome, run_batch, run_row
 from dspex.worker.inputs import BadInputError, Row, convert, read_pairs, read_rows
 from dspex.worker.logs import complain
 from dspex.worker.models import read_lm
-from dspex.worker.open_runtime import open_runtime
+from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.tables import console, print_runs, step_text
 
 ALL_GOOD = 0
@@ -34,6 +34,7 @@ class RunOptions:
     concurrency: int
     timeout: float
     store: str | None = None
+    pool_max: int = POOL.max_size
 
 
 async def run_program(options: RunOptions) -> int:
@@ -57,6 +58,7 @@ async def run_program(options: RunOptions) -> int:
         max_running=options.concurrency,
         search_path=[folder],
         embedded_timeout=options.timeout,
+        pool=replace(POOL, max_size=options.pool_max),
     ) as runtime:
         plan = runtime.plan(program)
         if rows is None:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dspex.worker.execute import Debug, LogLevel, execute
+from dspex.worker.execute import Debug, LogLevel, PoolMax, execute
+from dspex.worker.open_runtime import POOL
 from dspex.worker.resume_command import ResumeOptions, resume_runs
 from dspex.worker.runs_command import (
     cancel_run,
@@ -77,6 +78,7 @@ def resume_command(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for a model call, retries included.")
     ] = 60.0,
+    pool_max: PoolMax = POOL.max_size,
     as_json: AsJson = False,
     log_level: LogLevel = "error",
     debug: Debug = False,
@@ -91,6 +93,7 @@ def resume_command(
         base_url=base_url,
         concurrency=concurrency,
         timeout=timeout,
+        pool_max=pool_max,
         as_json=as_json,
     )
     execute(lambda: resume_runs(options), debug=debug, log_level=log_level)

@@ -130,6 +130,38 @@ async def test_eval_prints_score_interval_and_worst_and_writes_outcomes(
     assert "--metric 'exactly:zone': there is no module 'exactly'" in wrong.err
 
 
+MEETING = """
+import pathlib, time
+def meet(town):
+    folder = pathlib.Path("met")
+    (folder / town).touch()
+    while len(list(folder.iterdir())) < 6:
+        time.sleep(0.01)
+    return {"zone": town}
+"""
+
+
+async def test_eval_has_as_many_processes_for_its_examples_as_it_is_told(
+    tmp_path: Path, here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meeting.py").write_text(MEETING)
+    (tmp_path / "met").mkdir()
+    (tmp_path / "program.yaml").write_text(
+        "name: meet\nsteps:\n  a: {module: 'meeting:meet', backend: python, "
+        "signature: 'town -> zone'}\n"
+    )
+    rows = [json.dumps({"town": f"t{i}", "zone": f"t{i}"}) for i in range(6)]
+    (tmp_path / "dev.jsonl").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    done = await here(
+        *("eval", "program.yaml", "--devset", "dev.jsonl", "--timeout", "30"),
+        *("--metric", "exact_match:zone", "--concurrency", "6", "--pool-max", "6"),
+        *("--lm", "openai:fake", "--base-url", "http://127.0.0.1:1/v1"),
+    )
+    assert done.status == 0, done.err
+    assert "100.0" in done.out
+
+
 async def test_compile_keeps_a_version_with_its_parent_scores_and_sources(
     files: dict[str, Path], here: Command
 ) -> None:

@@ -22,6 +22,7 @@ WORK = WorkOptions(
     base_url=None,
     concurrency=4,
     timeout=120.0,
+    pool_max=4,
     max_errors=10,
     budget_usd=None,
     price=None,
