@@ -10,6 +10,7 @@ import trio
 
 from dspex.modules.tools import process_child
 from dspex.modules.tools.errors import (
+    ToolCallError,
     ToolCrashedError,
     ToolFailedError,
     ToolTimeoutError,
@@ -34,8 +35,9 @@ async def run_in_process(
 
     Raises:
         ToolTimeoutError: no result in `timeout` seconds.
-        ToolCrashedError: the process died first, or its result was too large.
+        ToolCrashedError: the process died first.
         ToolFailedError: the function raised an exception.
+        ToolCallError: its result was too large.
     """
     job = {
         "module": function.__module__,
@@ -82,6 +84,13 @@ async def run_job(
         nursery.cancel_scope.cancel()
     if not in_time:
         raise ToolTimeoutError(name, timeout)
+    if len(answer) > _MAX_BYTES:
+        megabytes = _MAX_BYTES // 1_000_000
+        raise ToolCallError(
+            name,
+            f"gave a result of more than {megabytes} MB of JSON, which is more than "
+            "its process may hand over: give a part of it, or the path of a file",
+        )
     return _read_answer(name, child, answer)
 
 
@@ -94,11 +103,10 @@ async def _send(stream: trio.lowlevel.FdStream, data: bytes) -> None:
 
 
 async def _receive(stream: trio.lowlevel.FdStream) -> bytes:
+    """Read to the end, or until it is more than may come."""
     data = b""
-    while chunk := await stream.receive_some(_READ_BYTES):
+    while len(data) <= _MAX_BYTES and (chunk := await stream.receive_some(_READ_BYTES)):
         data += chunk
-        if len(data) > _MAX_BYTES:
-            return b""
     return data
 
 

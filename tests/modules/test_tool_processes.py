@@ -9,6 +9,7 @@ import trio.lowlevel
 
 from dspex.modules import Tool, python_tool
 from dspex.modules.tools.errors import (
+    ToolCallError,
     ToolCrashedError,
     ToolFailedError,
     ToolTimeoutError,
@@ -31,6 +32,10 @@ def raises() -> None:
     raise ValueError("no")
 
 
+def repeats(count: int) -> str:
+    return "x" * count
+
+
 async def wanders(x: int) -> int:
     await trio.lowlevel.checkpoint()
     return x
@@ -50,6 +55,15 @@ async def test_d3_process_tool_that_exits_or_hangs_takes_nothing_with_it() -> No
     with pytest.raises(ToolTimeoutError):
         await Tool(sleeps, backend="python", timeout=0.5).run({})
     assert trio.current_time() - started < 5
+
+
+async def test_a_result_that_is_too_large_is_no_crash() -> None:
+    tried = Tool(repeats, backend="python")
+    assert len(await tried.run({"count": 9_999_000})) == 9_999_000
+    with pytest.raises(ToolCallError, match="more than 10 MB of JSON") as caught:
+        await tried.run({"count": 10_000_000})
+    assert not isinstance(caught.value, ToolCrashedError)
+    assert "or the path of a file" in caught.value.observation
 
 
 async def test_python_tool_runs_source_within_limits() -> None:
