@@ -39,9 +39,11 @@ from dspex.worker.runs import KeyReusedError
 RUNS: Final = "runs"
 """The name of the actor that executes runs."""
 
-# Runs of this process tell of their end; those of others are looked at.
+# Runs of this process tell of their end; those that wait and those of others are looked
+# at, the less often the more they are: the store has few readers.
 POLL_SECONDS: Final = 0.25
 _OWN_POLL_SECONDS: Final = 5.0
+_LOOKS_PER_SECOND: Final = 200
 
 # How long a cancelled run of this process may take to end.
 _END_SECONDS: Final = 5.0
@@ -170,8 +172,9 @@ class DurableDesk:
                     raise trio.TooSlowError
                 if waiter.done.is_set():
                     waiter = self._board.expect(run)
-                is_own = self._board.has(run)
-                poll = _OWN_POLL_SECONDS if is_own else POLL_SECONDS
+                poll = poll_seconds(self._board.waited_for)
+                if self._board.has(run):
+                    poll = _OWN_POLL_SECONDS
         finally:
             self._board.forget(run, waiter)
 
@@ -230,6 +233,11 @@ class DurableDesk:
         with trio.move_on_after(timeout):
             await self._board.idle.wait()
         return self._board.idle.is_set()
+
+
+def poll_seconds(looking: int) -> float:
+    """Give how long each of so many waits before it looks into the store again."""
+    return min(_OWN_POLL_SECONDS, max(POLL_SECONDS, looking / _LOOKS_PER_SECOND))
 
 
 def _finished(run: Run) -> Run:

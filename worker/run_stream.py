@@ -11,6 +11,7 @@ import msgspec
 import trio
 from starlette.types import Receive, Scope, Send
 
+from dspex.worker.durable import poll_seconds
 from dspex.worker.event_cursor import DELTA, EventCursor
 from dspex.worker.event_stream import (
     KEEP_ALIVE,
@@ -35,8 +36,10 @@ class RunStream:
         "_cursor",
         "_is_ended",
         "_is_woken",
+        "_looked_at",
         "_silent_since",
         "_wait",
+        "_was_here",
         "streams",
     )
 
@@ -46,7 +49,8 @@ class RunStream:
         self._wait: trio.CancelScope | None = None
         self._is_woken = False
         self._is_ended = False
-        self._silent_since = trio.current_time()
+        self._was_here = True
+        self._silent_since = self._looked_at = trio.current_time()
         streams.open.add(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +86,8 @@ class RunStream:
 
     async def _next(self) -> bytes | None:
         self._is_woken = False
+        self._was_here = self._cursor.is_here
+        self._looked_at = trio.current_time()
         events = await self._cursor.take()
         if events is None:
             return None
@@ -100,10 +106,19 @@ class RunStream:
         if self._wait is not None:
             self._wait.cancel()
 
-    def tick(self, now: float) -> None:
-        """Wake it if nobody else does, or if it was silent for long."""
-        if not self._cursor.is_here or now - self._silent_since >= KEEP_ALIVE_SECONDS:
+    def tick(self, now: float, *, poll: float) -> bool:
+        """Wake it if nobody else does, or if it was silent for long.
+
+        Whether nobody else does: the run waits, or another process has it.
+        """
+        is_here = self._cursor.is_here
+        is_due = now - self._silent_since >= KEEP_ALIVE_SECONDS
+        if not is_here:
+            is_due |= now - self._looked_at >= poll
+        # A run that has come here tells of itself from the next look on.
+        if is_due or is_here is not self._was_here:
             self.wake()
+        return not is_here
 
     def end(self) -> None:
         """End it in order."""
@@ -120,11 +135,13 @@ class Streams:
 
     async def tick(self) -> None:
         """Wake the streams that nobody else wakes, until cancelled."""
+        poll = 0.0
         while True:
             await trio.sleep(_TICK_SECONDS)
             now = trio.current_time()
-            for stream in self.open:
-                stream.tick(now)
+            elsewhere = sum(stream.tick(now, poll=poll) for stream in self.open)
+            # Those that looked after a tick are due at one, not a little later.
+            poll = poll_seconds(elsewhere) - _TICK_SECONDS / 2
 
     def end(self) -> None:
         """End all of them."""

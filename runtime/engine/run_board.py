@@ -73,6 +73,11 @@ class RunBoard:
         """Whether `tell` will be called for this run, unless the actor dies."""
         return run in self.active or run in self.reserved
 
+    @property
+    def waited_for(self) -> int:
+        """How many runs have somebody who waits here."""
+        return len(self._waiters)
+
     def expect(self, run: str) -> RunWaiter:
         """Get ready to wait for a run; `forget` it afterwards."""
         waiter = self._waiters.setdefault(run, RunWaiter())
