@@ -67,7 +67,4 @@ class JournaledRun:
 
 async def read_stored(journal: Journal, run: str) -> dict[EffectKey, Json]:
     """Give the responses that earlier attempts of a run have kept."""
-    return {
-        (row.path, row.fingerprint, row.occurrence): row.response
-        for row in await journal.effects(run)
-    }
+    return await journal.responses(run)

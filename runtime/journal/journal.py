@@ -214,6 +214,13 @@ class Journal:
         """Give the finished effects of a run, in the order in which they finished."""
         return await self._read(_reads().read_effects, run)
 
+    async def responses(self, run: str) -> dict[tuple[str, str, int], Json]:
+        """Give the responses to a run's finished effects, without the requests.
+
+        Each is by the effect's path, fingerprint and occurrence.
+        """
+        return await self._read(_reads().read_responses, run)
+
     async def events(self, run: str, *, after: int = 0) -> list[Event]:
         """Give what happened to a run after the event of that number."""
         return await self._read(_reads().read_events, run, after=after)

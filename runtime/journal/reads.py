@@ -203,6 +203,22 @@ def read_effects(connection: Connection, run: str) -> list[EffectRow]:
     ]
 
 
+def read_responses(
+    connection: Connection, run: str
+) -> dict[tuple[str, str, int], Json]:
+    """Give the responses to a run's finished effects, without the requests."""
+    columns = schema.effect.c
+    key = columns.path, columns.fingerprint, columns.occurrence
+    rows = connection.execute(select(*key, columns.response).where(columns.run == run))
+    which = f"run {run!r}"
+    return {
+        (row.path, row.fingerprint, row.occurrence): _load(
+            row.response, which, "effect.response"
+        )
+        for row in rows
+    }
+
+
 def read_events(connection: Connection, run: str, *, after: int) -> list[Event]:
     """Give what happened to a run after the event of that number."""
     columns = schema.event.c

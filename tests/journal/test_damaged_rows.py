@@ -9,6 +9,7 @@ import trio
 
 from dspex.modules import Predict
 from dspex.runtime.engine import Program, RunFailedError, Step
+from dspex.runtime.engine.journaled import read_stored
 from dspex.runtime.journal import (
     Fence,
     StoreMovedError,
@@ -73,6 +74,19 @@ async def test_a_damaged_effect_or_program_is_told_by_row_and_column(
             await journal.effects("r")
         with pytest.raises(StoreRowError, match="'body' of version 1 of program 'p'"):
             await journal.save_program("p", {"a": 2}, made_by="test")
+
+
+async def test_a_run_is_resumed_without_a_look_at_its_requests(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        await journal.accept(run_of("r"))
+        for n in range(2):
+            await journal.write(effect_of(Fence("r", "w", 1), n))
+        change(path, "UPDATE effect SET request = '{bad'")
+        stored = await read_stored(journal, "r")
+        assert stored == {("s", "fp", 0): "r", ("s", "fp", 1): "r"}
+        change(path, "UPDATE effect SET response = '{bad'")
+        with pytest.raises(StoreRowError, match=r"'effect.response' of run 'r'"):
+            await read_stored(journal, "r")
 
 
 @pytest.mark.parametrize(
