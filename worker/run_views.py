@@ -93,17 +93,16 @@ async def view_runs(
                 found.append(record.summary())
         return found
     journal = runtime.journal
-    since = None if before is None else (await journal.run(before)).accepted_at
+    last: tuple[float, str] | None = None
+    if before is not None:
+        last = (await journal.run(before)).accepted_at, before
     rows = await journal.runs(
         states=() if status is None else (status,),
         program=program,
-        limit=limit if since is None else _PAGED,
+        before=last,
+        limit=limit,
     )
-    older = [row for row in rows if since is None or row.accepted_at < since]
-    return [_summary(row) for row in older[:limit]]
-
-
-_PAGED = 10_000
+    return [_summary(row) for row in rows]
 
 
 def is_finished(view: JSON) -> bool:

@@ -24,7 +24,7 @@ from dspex.runtime.journal import (
 from dspex.worker.stored_cost import stored_cost
 from dspex.worker.waterfall import print_waterfall
 
-_ALL: Final = 1_000_000
+_PAGE: Final = 100
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _STYLES: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow"}
 
@@ -115,8 +115,13 @@ async def export_runs(store: str, runs: tuple[str, ...]) -> int:
     """Print runs whole, one JSON object a line."""
     async with open_journal(store) as journal:
         rows = [await _find(journal, run) for run in runs]
-        for row in rows if runs else await journal.runs(limit=_ALL):
-            print(json.dumps(await _whole(journal, row)))  # noqa: T201
+        if not runs:
+            rows = await journal.runs(limit=_PAGE)
+        while rows:
+            for row in rows:
+                print(json.dumps(await _whole(journal, row)))  # noqa: T201
+            last = (rows[-1].accepted_at, rows[-1].id)
+            rows = [] if runs else await journal.runs(before=last, limit=_PAGE)
     return 0
 
 

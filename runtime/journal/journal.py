@@ -204,10 +204,20 @@ class Journal:
         *,
         states: Sequence[RunState] = (),
         program: str | None = None,
+        before: tuple[float, str] | None = None,
         limit: int = 100,
     ) -> list[RunRow]:
-        """Give the newest runs in any of these states (none: all), newest first."""
-        query = partial(_reads().read_runs, states=states, program=program, limit=limit)
+        """Give the newest runs in any of these states (none: all), newest first.
+
+        `before` is when the last run of the page before was accepted, and its id.
+        """
+        query = partial(
+            _reads().read_runs,
+            states=states,
+            program=program,
+            before=before,
+            limit=limit,
+        )
         return await self._read(query)
 
     async def effects(self, run: str) -> list[EffectRow]:

@@ -166,15 +166,29 @@ def find_run(connection: Connection, beginning: str) -> str:
 
 
 def read_runs(
-    connection: Connection, *, states: Sequence[str], program: str | None, limit: int
+    connection: Connection,
+    *,
+    states: Sequence[str],
+    program: str | None,
+    before: tuple[float, str] | None,
+    limit: int,
 ) -> list[RunRow]:
-    """Give the newest runs in any of these states (empty: in all), newest first."""
+    """Give the newest runs in any of these states (empty: in all), newest first.
+
+    `before` is when the last run of the page before was accepted, and its id.
+    """
     columns = schema.run.c
     query = select(schema.run).order_by(columns.accepted_at.desc(), columns.id)
     if states:
         query = query.where(columns.state.in_(states))
     if program is not None:
         query = query.where(columns.program == program)
+    if before is not None:
+        at, last = before
+        # In the order above, of which the index has the times.
+        query = query.where(
+            columns.accepted_at <= at, (columns.accepted_at < at) | (columns.id > last)
+        )
     return [
         listed_run(row) for row in connection.execute(query.limit(limit)).mappings()
     ]

@@ -297,6 +297,18 @@ async def test_pruning_many_runs_takes_many_commits(path: Path) -> None:
         assert await journal.runs() == []
 
 
+async def test_pages_of_runs_give_each_once_newest_first(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        for run, at in (("b", 1.0), ("a", 2.0), ("d", 2.0), ("c", 2.0), ("e", 3.0)):
+            await journal.accept(run_of(run, at=at))
+        found: list[str] = []
+        last: tuple[float, str] | None = None
+        while page := await journal.runs(before=last, limit=2):
+            found += [row.id for row in page]
+            last = (page[-1].accepted_at, page[-1].id)
+        assert found == ["e", "a", "c", "d", "b"]
+
+
 async def test_what_was_written_is_there_after_the_store_was_closed(path: Path) -> None:
     async with opened(path) as (journal, _):
         await journal.accept(run_of("r"))
