@@ -31,7 +31,7 @@ async def test_thousands_who_wait_for_a_run_share_the_readers_of_the_store(
             looks.append(run)
             return SimpleNamespace(is_finished=False)
 
-    board = RunBoard(max_runs=1, on_end=lambda *_: None)
+    board = RunBoard(max_runs=1, on_end=RunTable().settle)
     desk = DurableDesk(cast("Journal", Store()), cast("Any", None), board)
     runs = [str(n) for n in range(1_000)]
     with trio.move_on_after(20.5):
