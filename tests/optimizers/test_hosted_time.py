@@ -44,7 +44,8 @@ async def test_an_optimizer_has_the_time_of_its_pool_or_its_own_from_its_start_o
     data = Dataset.from_rows([{"q": "a", "a": "b"}], inputs=["q"])
     slow = SlowPool(PoolSettings(optimize_timeout=9_000))
     async with open_node() as node:
-        pool = await node.start(slow)
+        started: DspyPool = slow
+        pool = await node.start(started)
         optimizer = HostedOptimizer(
             "dspy.MIPROv2", metric="exact_match:a", pool=pool, timeout=timeout
         )
