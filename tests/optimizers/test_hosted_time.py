@@ -5,7 +5,7 @@ import trio
 
 from dspex.modules import Predict
 from dspex.modules.optimizers import Dataset, HostedOptimizer
-from dspex.runtime import open_node
+from dspex.runtime import ActorRef, Node, open_node
 from dspex.runtime.bridge import DspyPool, OptimizedProgram, PoolSettings
 from dspex.testing import ScriptedLM
 
@@ -37,6 +37,10 @@ class SlowPool(DspyPool):
         job.answer.reply(MADE)
 
 
+async def start(node: Node, pool: DspyPool) -> ActorRef[DspyPool]:
+    return await node.start(pool)
+
+
 @pytest.mark.parametrize(("timeout", "allowed"), [(None, 9_000.0), (20.0, 20.0)])
 async def test_an_optimizer_has_the_time_of_its_pool_or_its_own_from_its_start_on(
     timeout: float | None, allowed: float, autojump_clock: trio.testing.MockClock
@@ -44,8 +48,7 @@ async def test_an_optimizer_has_the_time_of_its_pool_or_its_own_from_its_start_o
     data = Dataset.from_rows([{"q": "a", "a": "b"}], inputs=["q"])
     slow = SlowPool(PoolSettings(optimize_timeout=9_000))
     async with open_node() as node:
-        started: DspyPool = slow
-        pool = await node.start(started)
+        pool = await start(node, slow)
         optimizer = HostedOptimizer(
             "dspy.MIPROv2", metric="exact_match:a", pool=pool, timeout=timeout
         )
