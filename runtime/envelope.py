@@ -71,6 +71,7 @@ class Request(msgspec.Struct, eq=False):
             self.settled = True
             if self.on_settled is not None:
                 self.on_settled()
+                self.on_settled = None
             self.answer = value
             reschedule(task, WOKEN)
 
@@ -94,6 +95,12 @@ class Request(msgspec.Struct, eq=False):
         self.settled = True
         if self.on_settled is not None:
             self.on_settled()
+            self.on_settled = None
+
+    def forget(self) -> None:
+        """Let go of what only a handler needs; the timers keep the rest for a while."""
+        self.context = NO_CONTEXT
+        self.arguments = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +187,7 @@ class Deferred(Generic[T]):
 
         One a Deferred. It is called by whoever settles it, so it must not wait.
         """
-        self.request.on_settled = tell
-        if not self.is_wanted:
+        if self.is_wanted:
+            self.request.on_settled = tell
+        else:
             tell()

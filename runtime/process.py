@@ -110,6 +110,7 @@ class Process(ActorHost):
                             envelope = None
                             continue
                         if envelope.settled:
+                            envelope.forget()
                             continue  # its caller was cancelled or timed out
                         self._handling = envelope
                         work = envelope.method(self.actor, *envelope.arguments)
@@ -134,12 +135,14 @@ class Process(ActorHost):
                                 envelope.settled = True
                                 if envelope.on_settled is not None:
                                     envelope.on_settled()
+                                    envelope.on_settled = None
                                 envelope.answer = answer
                                 reschedule(caller, WOKEN)
                         else:
                             self._last_answer = answer
                             reason = self._stop_reason
                             continue  # answered when `terminate` has run
+                        envelope.arguments = ()
                         self._handling = None
                         reason = self._stop_reason
                         envelope = work = run = caller = answer = None
@@ -148,7 +151,7 @@ class Process(ActorHost):
                             reason = refusal
                         else:
                             self._handling.fail(refusal.error)
-                            self._handling.context = NO_CONTEXT
+                            self._handling.forget()
                             self._handling = work = None
                             reason = self._stop_reason
                     except Leave as leave:
@@ -369,6 +372,7 @@ class Process(ActorHost):
         for envelope in (*failed, *(self._deferred or ())):
             if not envelope.settled:
                 envelope.fail(CalleeExitedError(self.name, reason))
+            envelope.forget()
         if self._watching:
             for number, watched in self._watching.items():
                 if watched._monitors is not None:

@@ -212,7 +212,9 @@ class ActorRef(Generic[ActorT]):
         else:
             mailbox.put_call(request)
         await wait_task_rescheduled(request.abandon)
-        return request.answer
+        answer = request.answer
+        request.answer = None  # the timers have the request until its deadline
+        return answer
 
     async def cast(
         self,

@@ -149,4 +149,6 @@ async def _ask(ref: AnyRef, question: Callable[[Process], T], timeout: float) ->
     process.timers.add(request)
     process.mailbox.put_system(System(request))
     await trio.lowlevel.wait_task_rescheduled(request.abandon)
-    return cast("T", request.answer)
+    answer = cast("T", request.answer)
+    request.answer = None  # the timers have the request until its deadline
+    return answer
