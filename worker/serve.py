@@ -124,6 +124,8 @@ class _Worker:
                 shutdown_timeout=settings.shutdown_timeout,
                 max_runs=settings.max_runs,
                 max_running=settings.max_running,
+                lease_seconds=settings.lease_seconds,
+                resume=settings.resume,
                 keep_text=settings.keep_text,
                 search_path=[Path.cwd()],
                 pool=settings.pool,

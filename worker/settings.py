@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from dspex.runtime import DspexError
 from dspex.runtime.bridge import Limits, PoolSettings
-from dspex.worker.open_runtime import MAX_RUNNING, POOL
+from dspex.worker.open_runtime import LEASE_SECONDS, MAX_RUNNING, POOL
 
 _MIN_TOKEN = 16
 
@@ -53,6 +53,10 @@ class WorkerSettings(BaseSettings):
     """Accepted runs that may be unfinished; beyond that, 503."""
     max_running: int = Field(default=MAX_RUNNING, ge=1)
     """Runs that are executed at a time, with a store; beyond that, runs wait in it."""
+    lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
+    """With a store: a worker that shows no life for so long loses its runs."""
+    resume: bool = True
+    """With a store: whether it executes runs that others accepted or left."""
     max_streams: int = Field(default=5_000, ge=1)
     """Open event streams; beyond that, 503."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)

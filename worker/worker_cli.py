@@ -45,6 +45,10 @@ def worker_command(
         str | None,
         typer.Option(help="Keep runs: a SQLite file, or postgresql://..."),
     ] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(help="With a store: execute what others accepted or left."),
+    ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="Seconds to finish runs after SIGTERM.")
     ] = None,
@@ -84,6 +88,7 @@ def worker_command(
         "max_runs": max_runs,
         "max_running": max_running,
         "store": store,
+        "resume": resume,
         "drain_timeout": drain_timeout,
         "log_level": log_level,
     }
