@@ -220,7 +220,7 @@ class Connection:
             reply = ModelReply(call.id, response=response)
             data = encode(reply, what="the answer of a model")
         except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
-            run.failures[call.id] = error
+            run.failed(call.id, error)
             reply = ModelReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a model's error")
         finally:
@@ -238,7 +238,7 @@ class Connection:
             value = await tool(call.name, unpack(call.arguments))
             data = encode(ToolReply(call.id, pack(value, what)), what=what)
         except Exception as error:  # noqa: BLE001 - the hosted dspy gets it
-            run.failures[call.id] = error
+            run.failed(call.id, error)
             reply = ToolReply(call.id, error=_describe(error, call.id))
             data = encode(reply, what="a tool's error")
         finally:

@@ -23,6 +23,9 @@ Outcome: TypeAlias = DspyResult | RemoteError
 
 _MERGED_FROM: Final = 64
 
+# Of the last ones one may end the run; each keeps all that its frames hold.
+_FAILURES_KEPT: Final = 64
+
 # A thousand such pieces are as much text as a model has ever written.
 _MERGED_CHARACTERS: Final = 16_384
 
@@ -82,6 +85,12 @@ class RunInFlight:
             return False
         events[-1] = Progress(message.id, {**new, "text": old["text"] + new["text"]})
         return True
+
+    def failed(self, call: int, error: Exception) -> None:
+        """Take note of why a call failed, which may be why the run does."""
+        self.failures[call] = error
+        if len(self.failures) > _FAILURES_KEPT:
+            del self.failures[next(iter(self.failures))]
 
     def end(self) -> None:
         """Cancel what it still asks."""
