@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Self
 
 from dspex.modules.module import Module
-from dspex.providers.embedded import DEFAULT_TIMEOUT
 from dspex.providers.lm import LM
 from dspex.runtime.bridge import PoolSettings
 from dspex.runtime.engine import Program
@@ -96,7 +95,7 @@ async def open_app(
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
     pool: PoolSettings = POOL,
-    embedded_timeout: float = DEFAULT_TIMEOUT,
+    embedded_timeout: float | None = None,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime with the app's programs loaded and its children started.
 

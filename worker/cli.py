@@ -80,11 +80,13 @@ def run(
         int, typer.Option(min=1, max=1000, help="How many runs at a time.")
     ] = 4,
     timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0.1, max=86_400, help="Seconds for a model call, retries included."
+            min=0.1,
+            max=86_400,
+            help="Seconds for a model call, retries included: 60, 120 if embedded.",
         ),
-    ] = 60.0,
+    ] = None,
     pool_max: PoolMax = POOL.max_size,
     store: Annotated[
         str | None,

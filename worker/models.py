@@ -7,6 +7,7 @@ from typing import Final
 
 from dspex.providers import LM, Anthropic, OpenAI
 from dspex.providers.anthropic import DEFAULT_BASE_URL as ANTHROPIC_URL
+from dspex.providers.http_model import DEFAULT_TIMEOUT
 from dspex.providers.openai import DEFAULT_BASE_URL as OPENAI_URL
 from dspex.runtime import DspexError
 
@@ -20,7 +21,7 @@ class UnknownLMError(DspexError):
 
 @asynccontextmanager
 async def open_lm(
-    text: str | None, *, base_url: str | None, timeout: float
+    text: str | None, *, base_url: str | None, timeout: float | None
 ) -> AsyncGenerator[LM | None]:
     """Give the model of `read_lm` for the length of a block; None for none, too.
 
@@ -35,8 +36,10 @@ async def open_lm(
             await lm.aclose()
 
 
-def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:
+def read_lm(text: str, *, base_url: str | None, timeout: float | None) -> LM | None:
     """Give the model of `--lm`; None is the embedded one.
+
+    Its calls have `timeout` seconds, or those of its client.
 
     Raises:
         UnknownLMError: there is no such provider.
@@ -55,10 +58,11 @@ def read_lm(text: str, *, base_url: str | None, timeout: float) -> LM | None:
             f"--lm {text!r} names no model: use embedded, openai:MODEL or "
             "anthropic:MODEL (with --base-url for another server of that API)"
         )
+    seconds = DEFAULT_TIMEOUT if timeout is None else timeout
     # A server of one's own often wants no key.
     key = None if base_url is None else os.environ.get(_KEYS[provider], "")
     if provider == "openai":
         url = OPENAI_URL if base_url is None else base_url
-        return OpenAI(model, base_url=url, api_key=key, timeout=timeout)
+        return OpenAI(model, base_url=url, api_key=key, timeout=seconds)
     url = ANTHROPIC_URL if base_url is None else base_url
-    return Anthropic(model, base_url=url, api_key=key, timeout=timeout)
+    return Anthropic(model, base_url=url, api_key=key, timeout=seconds)

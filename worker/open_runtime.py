@@ -106,12 +106,12 @@ async def open_runtime(
     keep_text: KeepText = True,
     search_path: Sequence[str | Path] = (),
     pool: PoolSettings = POOL,
-    embedded_timeout: float = DEFAULT_TIMEOUT,
+    embedded_timeout: float | None = None,
 ) -> AsyncGenerator[Runtime]:
     """Open a runtime for the length of an `async with` block.
 
     `lm` is the model of every step; None starts the embedded one (extra `local`), each
-    of whose calls has `embedded_timeout` seconds.
+    of whose calls has `embedded_timeout` seconds, 120 by default.
     Steps of the python backend import `module:attribute` from the folders of
     `search_path`, from those of this process's `sys.path` when the first such step
     starts dspy, and what is installed. `pool` says how many
@@ -158,7 +158,8 @@ async def open_runtime(
             find_model()
             require_llama()
             models.append(ChildSpec(EMBEDDED, EmbeddedServer, name=EMBEDDED))
-            lm = Embedded(node.registry, server=EMBEDDED, timeout=embedded_timeout)
+            seconds = DEFAULT_TIMEOUT if embedded_timeout is None else embedded_timeout
+            lm = Embedded(node.registry, server=EMBEDDED, timeout=seconds)
         children = [
             *first,
             _supervisor(MODELS, models),

@@ -26,7 +26,7 @@ class ResumeOptions:
     lm: str
     base_url: str | None
     concurrency: int
-    timeout: float
+    timeout: float | None
     pool_max: int
     as_json: bool
 

@@ -32,7 +32,7 @@ class RunOptions:
     lm: str
     base_url: str | None
     concurrency: int
-    timeout: float
+    timeout: float | None
     store: str | None = None
     pool_max: int = POOL.max_size
 

@@ -76,8 +76,12 @@ def resume_command(
         int, typer.Option(min=1, max=1000, help="How many runs at a time.")
     ] = 4,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for a model call, retries included.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds for a model call, retries included: 60, 120 if embedded.",
+        ),
+    ] = None,
     pool_max: PoolMax = POOL.max_size,
     as_json: AsJson = False,
     log_level: LogLevel = "error",

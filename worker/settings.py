@@ -40,8 +40,8 @@ class WorkerSettings(BaseSettings):
     """The model where the app names none: embedded, openai:MODEL or anthropic:MODEL."""
     base_url: str | None = None
     """Another server that speaks OpenAI's API."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds for a model call, retries included."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds for a model call, retries included; 60, and 120 of the embedded model."""
     store: str | None = None
     """Where runs are kept: a SQLite file or postgresql://...; else in memory."""
     host: str = "127.0.0.1"

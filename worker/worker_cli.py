@@ -33,7 +33,10 @@ def worker_command(
         str | None, typer.Option(help="Another server that speaks OpenAI's API.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds for a model call, retries included.")
+        float | None,
+        typer.Option(
+            help="Seconds for a model call, retries included: 60, 120 if embedded."
+        ),
     ] = None,
     max_runs: Annotated[
         int | None, typer.Option(help="Unfinished runs before clients must wait.")
