@@ -175,9 +175,11 @@ async def test_a_bad_model_server_is_one_complaint_and_status_2(
     def always(request: ProviderRequest) -> Action:
         return answer
 
+    # Its tries and the pauses between them take a second or two.
+    seconds = "2" if isinstance(answer, Hang) else "20"
     async with open_fake_provider(always) as server:
         done = await dspex(
-            "run", PROGRAM, "-i", "ticket=x", "--json", "--timeout", "2",
+            "run", PROGRAM, "-i", "ticket=x", "--json", "--timeout", seconds,
             "--lm", "openai:m", "--base-url", server.url,
         )  # fmt: skip
     assert done.status == 2
