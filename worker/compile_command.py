@@ -3,7 +3,6 @@
 import json
 import os
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from dspex.worker.compile_job import (
     identity_of,
 )
 from dspex.worker.compile_report import CompileReport
-from dspex.worker.eval_command import search_path
 from dspex.worker.models import open_lm
-from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.optimize_subject import (
     BadOptionError,
     Subject,
@@ -55,14 +52,7 @@ async def compile_program(options: CompileOptions) -> int:
     async with (
         model(work.lm) as given,
         model(options.teacher_lm) as teacher,
-        open_runtime(
-            given,
-            store=work.store,
-            resume=False,
-            search_path=search_path(work.program),
-            embedded_timeout=work.timeout,
-            pool=replace(POOL, max_size=work.pool_max),
-        ) as runtime,
+        work.open_runtime(given) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)
         data = CompileData.load(options, subject)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -14,7 +15,8 @@ from rich.table import Table
 
 from dspex.modules.optimizers import Dataset, Evaluate, Evaluation, Outcome, open_work
 from dspex.modules.optimizers.dataset import example_key
-from dspex.providers import Budgeted
+from dspex.providers import LM, Budgeted
+from dspex.worker.app import Runtime
 from dspex.worker.models import open_lm
 from dspex.worker.open_runtime import POOL, open_runtime
 from dspex.worker.optimize_progress import WorkProgress, cost_text
@@ -51,6 +53,17 @@ class WorkOptions:
     price: str | None
     store: str | None
     as_json: bool
+
+    def open_runtime(self, lm: LM | None) -> AbstractAsyncContextManager[Runtime]:
+        """Open the runtime of the work; None for the embedded model."""
+        return open_runtime(
+            lm,
+            store=self.store,
+            resume=False,
+            search_path=_search_path(self.program),
+            embedded_timeout=self.timeout,
+            pool=replace(POOL, max_size=self.pool_max),
+        )
 
     def load(self, path: Path, subject: Subject) -> Dataset:
         """Read examples of the subject.
@@ -91,14 +104,7 @@ async def evaluate_program(options: EvalOptions) -> int:
     check_out(options.out)
     async with (
         open_lm(work.lm, base_url=work.base_url, timeout=work.timeout) as given,
-        open_runtime(
-            given,
-            store=work.store,
-            resume=False,
-            search_path=search_path(work.program),
-            embedded_timeout=work.timeout,
-            pool=replace(POOL, max_size=work.pool_max),
-        ) as runtime,
+        work.open_runtime(given) as runtime,
     ):
         subject = read_subject(work.program, program, runtime)
         devset = work.load(options.devset, subject)
@@ -148,7 +154,7 @@ async def evaluate_program(options: EvalOptions) -> int:
     return SOME_FAILED if len(evaluation.done) > evaluation.errors else NOTHING_DONE
 
 
-def search_path(program: str) -> list[Path]:
+def _search_path(program: str) -> list[Path]:
     """Give where its functions and metrics lie: beside its file, and here."""
     return list(dict.fromkeys([Path(program).resolve().parent, Path.cwd()]))
 

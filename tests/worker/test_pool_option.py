@@ -33,7 +33,7 @@ class SeenError(DspexError):
             ("eval", "program.yaml", "--devset", "data.jsonl", "--metric", "f1:a"),
         ),
         (
-            "compile_command",
+            "eval_command",  # which has what both do
             (
                 *("compile", "program.yaml", "--trainset", "data.jsonl"),
                 *("--metric", "f1:a", "--save", "made.json"),
