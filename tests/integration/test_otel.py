@@ -25,7 +25,7 @@ from dspex.testing import Fail, ProviderRequest, open_fake_provider
 from dspex.testing.fake_actions import Action
 from tests.integration.dspex_command import dspex, schema_answers
 from tests.integration.http_client import ask
-from tests.integration.test_worker import INPUTS, RUNS, open_process
+from tests.integration.worker_process import INPUTS, RUNS, open_process
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"

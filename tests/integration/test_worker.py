@@ -1,14 +1,10 @@
 """`dspex worker` as a process: its life, its signals, its exit status."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,15 +18,11 @@ from tests.integration.dspex_command import (
     schema_answers,
 )
 from tests.integration.http_client import ask
+from tests.integration.worker_process import INPUTS, PROGRAM, RUNS, open_process
 
 pytest.importorskip("starlette")
 pytest.importorskip("hypercorn")
 
-PROGRAM = """
-name: triage
-steps:
-  classify: {module: Predict, signature: "ticket -> category"}
-"""
 DOOMED = """
 import trio
 from dspex import App, ChildSpec, Program, Step
@@ -69,79 +61,6 @@ app = App(
     modules={"Shout": Shout},
 )
 """
-IMPORTING = """
-from dspex import App
-from its.programs import PROGRAM
-
-app = App(PROGRAM)
-"""
-IMPORTED = """
-from dspex import Program, Step
-
-OUTPUT = "{output}"
-PROGRAM = Program(name="named", steps={{
-    "name": Step(module="its.words:name", backend="python",
-                 signature=f"ticket -> {{OUTPUT}}"),
-}})
-"""
-WORDS = """
-def name(ticket):
-    return {{"{output}": "{text}"}}
-"""
-RUNS = "/v1/programs/triage/runs"
-INPUTS = {"inputs": {"ticket": "My invoice is wrong"}}
-
-
-@dataclass
-class Process:
-    popen: subprocess.Popen[bytes]
-    port: int
-    log: Path
-
-    async def exit_status(self) -> int:
-        with trio.fail_after(20):
-            return await trio.to_thread.run_sync(
-                self.popen.wait, abandon_on_cancel=True
-            )
-
-    def logged(self, event: str) -> bool:
-        return f'"event": "{event}"' in self.log.read_text()
-
-
-@asynccontextmanager
-async def open_process(
-    folder: Path, url: str, *more: str, environment: dict[str, str] | None = None
-) -> AsyncGenerator[Process]:
-    programs = folder / "programs"
-    programs.mkdir(exist_ok=True)
-    (programs / "triage.yaml").write_text(PROGRAM)
-    log = folder / "log"
-    command = argv(
-        "worker", "--app", programs, "--port", "0", "--lm", "openai:fake",
-        "--base-url", url, *more,
-    )  # fmt: skip
-    with log.open("wb") as sink:
-        popen = subprocess.Popen(
-            command,
-            stderr=sink,
-            stdout=sink,
-            env=os.environ | {"OPENAI_API_KEY": "none"} | (environment or {}),
-        )
-    try:
-        process = Process(popen, 0, log)
-        up = await eventually(
-            lambda: process.logged("worker_ready") or popen.poll() is not None,
-            seconds=30,
-        )
-        assert up
-        assert popen.poll() is None, log.read_text()
-        for line in log.read_text().splitlines():
-            if '"worker_ready"' in line:
-                process.port = int(json.loads(line)["url"].rpartition(":")[2])
-        yield process
-    finally:
-        popen.kill()
-        popen.wait()
 
 
 async def test_sigterm_lets_accepted_runs_finish_and_accepts_no_more(
@@ -229,37 +148,6 @@ async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
         assert await worker.exit_status() == -signal.SIGTERM
 
 
-async def test_sighup_loads_changed_programs_and_loses_no_run(tmp_path: Path) -> None:
-    async with (
-        open_fake_provider(schema_answers(delay=1.0)) as provider,
-        open_process(tmp_path, provider.url) as worker,
-    ):
-        before = (await ask(worker.port, "POST", RUNS, INPUTS)).json["run_id"]
-        assert await eventually(lambda: len(provider.requests) == 1, seconds=5)
-        programs = tmp_path / "programs"
-        changed = PROGRAM.replace("-> category", "-> urgency")
-        (programs / "triage.yaml").write_text(changed)
-        (programs / "more.yaml").write_text(PROGRAM.replace("triage", "more"))
-        worker.popen.send_signal(signal.SIGHUP)
-        assert await eventually(lambda: worker.logged("reloaded"), seconds=5)
-        after = await ask(worker.port, "POST", f"{RUNS}?wait=10", INPUTS)
-        assert list(after.json["outputs"]) == ["urgency"]
-        done = await ask(worker.port, "GET", f"/v1/runs/{before}?wait=10")
-        assert list(done.json["outputs"]) == ["category"]
-        names = (await ask(worker.port, "GET", "/v1/programs")).json["programs"]
-        assert [it["name"] for it in names] == ["more", "triage"]
-
-        (programs / "triage.yaml").write_text("name: [")
-        worker.popen.send_signal(signal.SIGHUP)
-        assert await eventually(lambda: worker.logged("reload_failed"), seconds=5)
-        lines = worker.log.read_text().splitlines()
-        (line,) = (it for it in lines if "reload_failed" in it)
-        assert "triage.yaml:1:8: not valid YAML" in line
-        assert "Traceback" not in line
-        again = await ask(worker.port, "POST", f"{RUNS}?wait=10", INPUTS)
-        assert list(again.json["outputs"]) == ["urgency"]
-
-
 async def test_systemd_hears_that_it_is_ready_alive_and_stopping(
     tmp_path: Path,
 ) -> None:
@@ -323,67 +211,6 @@ async def test_a_python_step_finds_the_module_of_the_app_and_a_module_is_served(
         path = "/v1/programs/count/runs?wait=30"
         done = await ask(port, "POST", path, {"inputs": {"ticket": "one two"}})
         assert done.json["outputs"] == {"words": 2, "shout": "ONE TWO"}, done.json
-    finally:
-        popen.terminate()
-        assert popen.wait() == 0
-
-
-async def test_sighup_imports_what_the_app_imports_and_python_steps_anew(
-    tmp_path: Path,
-) -> None:
-    own = tmp_path / "its"
-    own.mkdir()
-    (own / "__init__.py").touch()
-    (tmp_path / "importing.py").write_text(IMPORTING)
-    (own / "programs.py").write_text(IMPORTED.format(output="short"))
-    (own / "words.py").write_text(WORDS.format(output="short", text="a"))
-    log = tmp_path / "log"
-    with log.open("wb") as sink:
-        popen = subprocess.Popen(
-            argv(
-                "worker", "--app", "importing:app", "--port", "0",
-                "--lm", "openai:x", "--base-url", "http://127.0.0.1:9/v1",
-            ),
-            cwd=tmp_path, stderr=sink, env=os.environ | {"OPENAI_API_KEY": "none"},
-        )  # fmt: skip
-
-    async def outputs() -> object:
-        path = "/v1/programs/named/runs?wait=30"
-        done = await ask(port, "POST", path, {"inputs": {"ticket": "?"}})
-        return done.json["outputs"]
-
-    async def reload(event: str, count: int) -> None:
-        popen.send_signal(signal.SIGHUP)
-        assert await eventually(
-            lambda: log.read_text().count(f'"event": "{event}"') == count, seconds=10
-        ), log.read_text()
-
-    try:
-        assert await eventually(lambda: "worker_ready" in log.read_text(), seconds=60)
-        (ready,) = (it for it in log.read_text().splitlines() if "worker_ready" in it)
-        port = int(json.loads(ready)["url"].rpartition(":")[2])
-        for _ in range(3):  # several processes have imported it
-            assert await outputs() == {"short": "a"}
-
-        (own / "words.py").write_text(WORDS.format(output="short", text="longer"))
-        await reload("reloaded", 1)
-        for _ in range(3):
-            assert await outputs() == {"short": "longer"}
-
-        (own / "programs.py").write_text(IMPORTED.format(output="renamed"))
-        (own / "words.py").write_text(WORDS.format(output="renamed", text="b"))
-        await reload("reloaded", 2)
-        assert await outputs() == {"renamed": "b"}
-
-        (own / "programs.py").write_text("import its.words\nPROGRAM = 1 / 0\n")
-        await reload("reload_failed", 1)
-        assert "ZeroDivisionError" in log.read_text()
-        assert await outputs() == {"renamed": "b"}
-
-        (own / "programs.py").write_text(IMPORTED.format(output="renamed"))
-        (own / "words.py").write_text("def name(:\n")
-        await reload("reload_failed", 2)
-        assert "its.words:name" in log.read_text()
     finally:
         popen.terminate()
         assert popen.wait() == 0
