@@ -33,6 +33,7 @@ from dspex.modules.parameter import (
     with_parameter,
 )
 from dspex.modules.prediction import NO_USAGE, Prediction, add_usage
+from dspex.modules.queued_call import Patience, take_call
 from dspex.modules.saved_state import dump_dspy_state, load_dspy_state
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
@@ -119,6 +120,7 @@ class ModuleActor(Actor):
         inputs: Mapping[str, Any],  # Any: as the module declares them
         lm: LM | None = None,
         effects: Effects | None = None,
+        patience: Patience | None = None,
     ) -> Deferred[Prediction]:
         """Run the module's forward on `inputs`, with `lm` in place of the actor's.
 
@@ -137,6 +139,7 @@ class ModuleActor(Actor):
                     waiting=self._max_waiting,
                 )
             )
+        take_call(patience)
         answer: Deferred[Prediction] = self.deferred()
         run = _Forward(answer, self._module, dict(inputs), lm or self._lm, effects)
         self._pending[run] = None
@@ -286,7 +289,9 @@ class ModuleActor(Actor):
             raise Refuse(error) from error
         self._take(module)
 
-    async def swap(self, module: Module) -> Deferred[int]:
+    async def swap(
+        self, module: Module, patience: Patience | None = None
+    ) -> Deferred[int]:
         """Put another module in this one's place; give how many forwards were drained.
 
         Forwards that come after run on the new one; those under way end on the old, and
@@ -294,6 +299,7 @@ class ModuleActor(Actor):
         no call is lost, and the name stays.
         """
         self._take(module.copy(), keep=self._parameters)
+        take_call(patience)
         answer: Deferred[int] = self.deferred()
         drain = _Drain(answer, set(self._pending))
         if drain.goes_on():

@@ -1,6 +1,5 @@
 """ModuleRegistry: modules started, supervised and found by name."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from dspex.modules.module import Module
 from dspex.modules.module_state import ModuleState
 from dspex.modules.parameter import Parameter, Snapshots
 from dspex.modules.prediction import Prediction
+from dspex.modules.queued_call import call_queued
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
 from dspex.runtime import ActorRef
@@ -20,7 +20,8 @@ from dspex.supervisors.child_spec import Restart
 class ModuleRef:
     """A module by its name: whoever has the name at the moment answers.
 
-    A call made while the actor restarts waits for it, up to `timeout` seconds.
+    A call made while the actor restarts, or is suspended, waits for it, up to `timeout`
+    seconds.
     """
 
     def __init__(self, registry: Registry, name: str, *, timeout: float) -> None:
@@ -34,8 +35,9 @@ class ModuleRef:
         The `timeout` that the module was started with begins with its turn.
         """
         ref = await self._ref()
-        # The actor's own limits end each forward, and so every wait for a turn.
-        return await ref.call(ModuleActor.forward, inputs, None, None, timeout=math.inf)
+        return await call_queued(
+            ref, ModuleActor.forward, inputs, None, None, timeout=self.timeout
+        )
 
     async def get_state(self) -> ModuleState:
         """Give parameters, executions and metrics."""
@@ -63,7 +65,7 @@ class ModuleRef:
         Waits for the forwards that came before, those that wait for a turn included.
         """
         ref = await self._ref()
-        return await ref.call(ModuleActor.swap, module, timeout=math.inf)
+        return await call_queued(ref, ModuleActor.swap, module, timeout=self.timeout)
 
     async def _ref(self) -> ActorRef[ModuleActor]:
         return await self._registry.wait_for(self.name, timeout=self.timeout)

@@ -7,7 +7,6 @@ the server says that its tools have changed they are asked for again.
 """
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,6 +16,7 @@ from typing import Any, Final, Never, TypeAlias, cast
 import trio
 
 from dspex.modules.plain import is_object
+from dspex.modules.queued_call import Patience, call_queued, take_call
 from dspex.modules.tools.arguments import first_misfit
 from dspex.modules.tools.errors import (
     MCPServerDiedError,
@@ -108,9 +108,8 @@ class MCPTool:
             ref: ActorRef[MCPServer] = await self.registry.wait_for(
                 self.server, self.timeout
             )
-            # The tool's own limit ends each call, and so every wait for a turn.
-            return await ref.call(
-                MCPServer.run_tool, self.name, arguments, timeout=math.inf
+            return await call_queued(
+                ref, MCPServer.run_tool, self.name, arguments, timeout=self.timeout
             )
         except CallError as error:
             raise MCPServerDiedError(self.name, self.server, str(error)) from error
@@ -207,7 +206,12 @@ class MCPServer(Actor):
         return tuple(self._tools.values())
 
     # Any: JSON.
-    async def run_tool(self, name: str, arguments: Mapping[str, Any]) -> Deferred[Any]:
+    async def run_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        patience: Patience | None = None,
+    ) -> Deferred[Any]:
         """Have the server run a tool.
 
         Raises:
@@ -215,6 +219,7 @@ class MCPServer(Actor):
         """
         if name not in self._tools:
             raise Refuse(UnknownToolError(name, self._tools))
+        take_call(patience)
         answer: Deferred[Any] = self.deferred()  # Any: as above
         self.spawn(self._run, answer, name, dict(arguments))
         return answer

@@ -1,10 +1,10 @@
 """ToolRegistry: tools by name, run under supervision."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dspex.modules.queued_call import Patience, call_queued, take_call
 from dspex.modules.tools.errors import (
     DuplicateToolError,
     ToolCallError,
@@ -44,11 +44,14 @@ class RegisteredTool:
 
         Raises:
             ToolCallError: there is no result.
-            CallError: the registry is gone.
+            CallError: the registry is gone, or takes no calls.
         """
-        # The tool's own limits end each call, and so every wait for a turn.
-        return await self.registry.call(
-            ToolRegistry.run_tool, self.name, arguments, timeout=math.inf
+        return await call_queued(
+            self.registry,
+            ToolRegistry.run_tool,
+            self.name,
+            arguments,
+            timeout=self.timeout,
         )
 
 
@@ -112,13 +115,19 @@ class ToolRegistry(Actor):
         )
 
     # Any: as the tool gives.
-    async def run_tool(self, name: str, arguments: Mapping[str, Any]) -> Deferred[Any]:
+    async def run_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        patience: Patience | None = None,
+    ) -> Deferred[Any]:
         """Run a tool and give its result.
 
         Raises:
             ToolCallError: there is no result; says why.
         """
         tool = self._find(name)
+        take_call(patience)
         answer: Deferred[Any] = self.deferred()  # Any: as above
         scope = self.spawn(self._run, answer, tool, arguments)
         # What still waits for its approval is not run for a caller that has gone.
