@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import pytest
 import trio
@@ -63,8 +64,11 @@ async def read(client: trio.SocketStream, until: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def open_server(*, graceful_seconds: float = SOON) -> AsyncGenerator[Server]:
+async def open_server(
+    *, graceful_seconds: float = SOON, idle_seconds: float = SOON
+) -> AsyncGenerator[Server]:
     config = Config()
+    config.keep_alive_timeout = cast("int", idle_seconds)
     config.accesslog = config.errorlog = None
     config.graceful_timeout = graceful_seconds
     bound = socket.create_server(("127.0.0.1", 0))
@@ -150,6 +154,42 @@ async def test_nothing_is_kept_of_a_client_that_has_left(said: bytes) -> None:
         for client in clients:
             await client.aclose()
         assert await eventually(lambda: living() <= before, seconds=2)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /a HTT", asked("/a")])
+async def test_a_client_that_is_silent_for_long_is_left(said: bytes) -> None:
+    async with open_server(idle_seconds=0.01) as server:
+        await trio.testing.wait_all_tasks_blocked()
+        before = living()
+        async with await server.connect() as client:
+            await client.send_all(said)
+            answer = await read(client, b"more")
+            assert answer.endswith(b"/a") is said.endswith(b"\r\n\r\n")
+        assert await eventually(lambda: living() <= before, seconds=2)
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_silent() -> None:
+    async with (
+        open_server(idle_seconds=0.01) as server,
+        await server.connect() as asking,
+        await server.connect() as silent,
+    ):
+        await asking.send_all(asked("/late"))
+        await server.arrived.wait()
+        # As long as it takes to notice the other, and once more.
+        assert await read(silent, b"more") == b""
+        async with await server.connect() as another:
+            assert await read(another, b"more") == b""
+        server.may_go_on.set()
+        assert (await read(asking, b"more")).endswith(b"/late")
+
+
+async def test_requests_of_one_piece_are_answered_in_turn() -> None:
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(asked("/a", "/huge", "/b"))
+        found = await read(client, b"\r\n\r\n/b")
+        assert found.count(b"HTTP/1.1 200") == 3
+        assert len(found) > 10_000_000
 
 
 def living() -> int:
