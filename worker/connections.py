@@ -140,6 +140,7 @@ class _Connection(TCPServer):
         plain = cast("Any", stream)  # it is typed for TLS only
         super().__init__(app, config, context, ConnectionState({}), plain)
         self.idle_task = cast("Any", _IdleClient(idle, stream))
+        self._head = b""
 
     async def run(self) -> None:
         """Answer what the client asks; an error ends this connection, and no other."""
@@ -153,8 +154,11 @@ class _Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Send; a client that has left meanwhile, or is being left, is no error."""
         if isinstance(event, RawData):
-            if event.data:
-                await self._send(event.data)
+            head, self._head = self._head, b""
+            if not head and _is_head_before_body(event.data):
+                self._head = event.data
+            elif data := head + event.data:
+                await self._send(data)
             return
         try:
             await super().protocol_send(event)
@@ -199,6 +203,11 @@ class _Connection(TCPServer):
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             await self.protocol.handle(RawData(data))
+
+
+def _is_head_before_body(data: bytes) -> bool:
+    """Whether this is the head of an answer, whose body or end will follow at once."""
+    return data.startswith(b"HTTP/1.1 ") and b"\r\ncontent-length: " in data
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

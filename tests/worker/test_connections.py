@@ -24,7 +24,7 @@ SOON = 5.0
 
 @dataclass
 class Server:
-    """Answers with the path, to `/late` when told, to `/huge` with much of it."""
+    """Answers with the path: `/late` when told, `/huge` with much, `/broken` not."""
 
     port: int = 0
     closing: trio.Event = field(default_factory=trio.Event)
@@ -44,6 +44,8 @@ class Server:
         if body == b"/late":
             await self.may_go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        if body == b"/broken":
+            raise RuntimeError("no body")
         await send({"type": "http.response.body", "body": body})
 
     async def connect(self) -> trio.SocketStream:
@@ -190,6 +192,23 @@ async def test_requests_of_one_piece_are_answered_in_turn() -> None:
         found = await read(client, b"\r\n\r\n/b")
         assert found.count(b"HTTP/1.1 200") == 3
         assert len(found) > 10_000_000
+
+
+async def test_an_answer_without_a_body_is_answered_at_once() -> None:
+    async with open_server() as server, await server.connect() as client:
+        for _ in range(2):
+            await client.send_all(asked("/a").replace(b"GET", b"HEAD"))
+            found = await read(client, b"\r\n\r\n")
+            assert b"content-length: 2\r\n" in found
+            assert found.endswith(b"\r\n\r\n")
+        await client.send_all(asked("/b"))
+        assert (await read(client, b"/b")).endswith(b"/b")
+
+
+async def test_of_an_answer_that_breaks_no_half_is_sent() -> None:
+    async with open_server() as server, await server.connect() as client:
+        await client.send_all(asked("/broken"))
+        assert await read(client, b"everything") == b""
 
 
 def living() -> int:
