@@ -7,11 +7,13 @@ reader's own machine), how often, with how large a body; and no traceback goes o
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections import OrderedDict
 from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Final, TypeAlias
+from urllib.parse import unquote
 
 import h11
 import trio
@@ -33,6 +35,7 @@ COOKIE: Final = "dspex_session"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/login", "/static/observer.css"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_ABSOLUTE: Final = re.compile(rb"(?i:https?)://(?P<host>[^/?#]+)(?P<path>/.*)?")
 _BURST_SECONDS: Final = 10
 _MIN_BURST: Final = 10.0
 _MAX_CLIENTS: Final = 1_000
@@ -126,6 +129,8 @@ class Guard:
             with suppress(h11.LocalProtocolError):
                 await send({"type": "websocket.close", "code": 1003})
             return
+        if not scope["path"].startswith("/"):
+            _take_absolute_form(scope)
         refusal = self._refuse(scope, _headers_of(scope))
         if refusal is not None:
             await refusal(scope, receive, _with_headers(send))
@@ -239,6 +244,17 @@ class Guard:
             scope.clear()
             scope.update(kept)
         return stream
+
+
+def _take_absolute_form(scope: Scope) -> None:
+    """Make a path of a whole URL, whose host counts (RFC 9112, 3.2.2)."""
+    found = _ABSOLUTE.fullmatch(scope["raw_path"])
+    if found is None:
+        return  # "*", and what no path is like
+    headers = [it for it in scope["headers"] if it[0] != b"host"]
+    scope["headers"] = [(b"host", found["host"]), *headers]
+    scope["raw_path"] = found["path"] or b"/"
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))
 
 
 def _headers_of(scope: Scope) -> Headers:
