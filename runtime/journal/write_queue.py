@@ -8,11 +8,15 @@ import trio
 from outcome import Error, Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from dspex.runtime.journal.writes import Write
+from dspex.runtime.journal.writes import Write, size_of
 from dspex.runtime.timers import Timer, Timers
 
 MAX_BATCH: Final = 1_000
 MAX_QUEUE: Final = 4 * MAX_BATCH
+
+MAX_BATCH_BYTES: Final = 16 * 1024**2
+MAX_QUEUE_BYTES: Final = 4 * MAX_BATCH_BYTES
+"""Either may be exceeded by one write, so that a larger one passes, too."""
 
 _QUIET_ROUNDS: Final = 3
 """Turns of the loop in which no write may have come before a commit begins; one is
@@ -35,12 +39,13 @@ class WriteTimeoutError(Exception):
 class PendingWrite:
     """A write in the queue or under way, and the task that waits for its answer."""
 
-    __slots__ = ("deadline", "settled", "task", "write")
+    __slots__ = ("deadline", "settled", "size", "task", "write")
 
     def __init__(
         self, write: Write, task: Task | None, deadline: float = math.inf
     ) -> None:
         self.write = write
+        self.size = size_of(write)
         self.task = task
         self.deadline = deadline
         self.settled = task is None
@@ -71,13 +76,15 @@ class WriteQueue:
     """Writes on their way to the one task that commits them, many at a time.
 
     One step in it costs a few microseconds: no task, no cancel scope, no message.
-    With MAX_QUEUE writes waiting it takes no more: who asks waits for room.
+    With MAX_QUEUE writes or MAX_QUEUE_BYTES waiting it takes no more: who asks waits
+    for room.
     """
 
     def __init__(self) -> None:
         self.lock = ""
         """Why the last commit was not made, if somebody else's lock kept it."""
         self._waiting: deque[PendingWrite] = deque()
+        self._bytes = 0
         self._taken: list[PendingWrite] = []
         self._reader: Task | None = None
         self._is_due = False
@@ -96,7 +103,7 @@ class WriteQueue:
             WriterGoneError: the writer died; ask again.
             Exception: the write's own.
         """
-        while self._timers is None or len(self._waiting) >= MAX_QUEUE:
+        while self._timers is None or self._is_full():
             event = self._opened if self._timers is None else self._has_room
             with trio.CancelScope(deadline=deadline) as scope:
                 await event.wait()
@@ -105,6 +112,7 @@ class WriteQueue:
         pending = PendingWrite(write, current_task(), deadline)
         self._timers.add(pending)
         self._waiting.append(pending)
+        self._bytes += pending.size
         self._wake()
         return await wait_task_rescheduled(pending.abandon)
 
@@ -113,12 +121,17 @@ class WriteQueue:
 
         It is dropped when the queue is full.
         """
-        if len(self._waiting) >= MAX_QUEUE:
+        if self._is_full():
             return
-        self._waiting.append(PendingWrite(write, None))
+        pending = PendingWrite(write, None)
+        self._waiting.append(pending)
+        self._bytes += pending.size
         if self._flush is None and self._timers is not None and not self._is_due:
             self._flush = Timer(self._timers.now() + NOTE_SECONDS, self._wake)
             self._timers.add(self._flush)
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= MAX_QUEUE or self._bytes >= MAX_QUEUE_BYTES
 
     # The one who commits
 
@@ -138,6 +151,7 @@ class WriteQueue:
             pending.fail(WriterGoneError())
         # What was only noted has nobody who could ask again.
         self._waiting = deque(it for it in self._waiting if it.task is None)
+        self._bytes = sum(it.size for it in self._waiting)
         self._taken = []
         self._has_room.set()
 
@@ -148,17 +162,13 @@ class WriteQueue:
             await wait_task_rescheduled(self._stop_reading)
         # Whoever is about to write anyway shall be in this commit.
         size = quiet = 0
-        while quiet < _QUIET_ROUNDS and len(self._waiting) < MAX_BATCH:
+        while quiet < _QUIET_ROUNDS and not self._fills_a_batch():
             if quiet and size >= _LARGE_BATCH:
                 break
             quiet = 0 if size < len(self._waiting) else quiet + 1
             size = len(self._waiting)
             await trio.lowlevel.checkpoint()
-        if len(self._waiting) <= MAX_BATCH:
-            self._taken = list(self._waiting)
-            self._waiting.clear()
-        else:
-            self._taken = [self._waiting.popleft() for _ in range(MAX_BATCH)]
+        self._taken = self._take_batch()
         self._is_due = bool(self._waiting)
         if self._flush is not None:
             self._flush.cancel()
@@ -166,6 +176,23 @@ class WriteQueue:
         self._has_room.set()
         self._has_room = trio.Event()
         return self._taken
+
+    def _fills_a_batch(self) -> bool:
+        return len(self._waiting) >= MAX_BATCH or self._bytes >= MAX_BATCH_BYTES
+
+    def _take_batch(self) -> list[PendingWrite]:
+        if not self._fills_a_batch():
+            batch = list(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+            return batch
+        batch, size = [], 0
+        while self._waiting and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            pending = self._waiting.popleft()
+            batch.append(pending)
+            size += pending.size
+        self._bytes -= size
+        return batch
 
     def _wake(self) -> None:
         self._is_due = True

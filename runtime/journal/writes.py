@@ -163,3 +163,20 @@ Write: TypeAlias = (
     | BuryWorkers
     | PruneRuns
 )
+
+
+def size_of(write: Write) -> int:
+    """Give about how many bytes a write holds: the characters of its long texts."""
+    if isinstance(write, RecordEffect):
+        return len(write.response) + len(write.request or "")
+    if isinstance(write, AddEvent):
+        return len(write.body)
+    if isinstance(write, AcceptRun):
+        return len(write.inputs) + len(write.options)
+    if isinstance(write, FinishRun):
+        return len(write.outputs or "") + len(write.error or "") + len(write.steps)
+    if isinstance(write, KeepCancelled):
+        return len(write.steps)
+    if isinstance(write, SaveProgram):
+        return len(write.body)
+    return 0
