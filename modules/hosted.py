@@ -160,6 +160,9 @@ class HostedBackend:
         if step.module not in self._known:
             await self._look_up(step.module)
 
+    async def release(self, name: str, step: Step) -> None:
+        """Nothing to do: the bridge is for all steps."""
+
     async def _look_up(self, module: str) -> None:
         call = DspyCall(
             module=_LOOK_UP,

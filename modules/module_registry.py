@@ -1,7 +1,8 @@
 """ModuleRegistry: modules started, supervised and found by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from dspex.modules.actor import ModuleActor
 from dspex.modules.module import Module
@@ -11,10 +12,13 @@ from dspex.modules.prediction import Prediction
 from dspex.modules.queued_call import call_queued
 from dspex.providers.lm import LM
 from dspex.providers.messages import Usage
-from dspex.runtime import ActorRef
+from dspex.runtime import ActorRef, NameWaitTimeoutError, NoProcessError
 from dspex.runtime.registry import Registry
 from dspex.supervisors import ChildSpec, DynamicSupervisor
 from dspex.supervisors.child_spec import Restart
+
+# How long one that has died may take to be there again.
+_RESTART_SECONDS: Final = 5.0
 
 
 class ModuleRef:
@@ -134,6 +138,25 @@ class ModuleRegistry:
     def find(self, name: str) -> ModuleRef:
         """Give a ref that follows the name, whether or not it is there now."""
         return ModuleRef(self._registry, name, timeout=self._timeout)
+
+    async def stop(self, name: str) -> None:
+        """End a module and forget its parameters; forwards under way fail.
+
+        As a supervisor's `terminate_child`. One that is being restarted is waited for.
+
+        Raises:
+            NoProcessError: no module of this registry has the name.
+            CallTimeoutError: it did not end in time; it is ended all the same.
+        """
+        if name not in self._kinds:
+            raise NoProcessError(name)
+        with suppress(NameWaitTimeoutError):  # it gave up
+            ref: ActorRef[ModuleActor] = await self._registry.wait_for(
+                name, _RESTART_SECONDS
+            )
+            await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
+        self._kinds.pop(name, None)
+        self._snapshots.saved.pop(name, None)
 
     def list_modules(self, kind: str | None = None) -> tuple[str, ...]:
         """Name the modules that are alive, of one kind (a class name) or all."""

@@ -1,6 +1,7 @@
 """NativeBackend: steps that run on module actors."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import trio
@@ -18,6 +19,7 @@ from dspex.providers.lm import LM
 from dspex.runtime import (
     ActorRef,
     CalleeExitedError,
+    CallError,
     NameWaitTimeoutError,
     NoProcessError,
 )
@@ -140,6 +142,14 @@ class NativeBackend:
                     )
 
                 await self._start(ChildSpec(name, build, name=name))
+
+    async def release(self, name: str, step: Step) -> None:
+        """End the step's actor; it has ended if its supervisor is being replaced."""
+        self._kept_by.pop(name, None)
+        ref: ActorRef[ModuleActor] | None = self._registry.whereis(name)
+        if ref is not None:
+            with suppress(CallError):
+                await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
 
     async def _start(self, spec: ChildSpec) -> None:
         for left in reversed(range(_STARTS)):

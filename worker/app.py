@@ -39,7 +39,7 @@ from dspex.supervisors.child_spec import Restart
 from dspex.worker.durable import RUNS, DurableDesk
 from dspex.worker.errors import NoStoreError
 from dspex.worker.event_cursor import EventCursor
-from dspex.worker.loaded_programs import LoadedPrograms
+from dspex.worker.loaded_programs import MAX_PASSING, LoadedPrograms
 from dspex.worker.run_record import RunEvent, RunRecord
 from dspex.worker.run_spans import run_span
 from dspex.worker.runs import Runs, RunTable
@@ -68,7 +68,7 @@ class Runtime:
         self._engine = engine
         self._desk = desk
         self._stored: dict[tuple[str, int], Program] = {}
-        self._loaded = LoadedPrograms(node.registry, engine.backends, table)
+        self._loaded = LoadedPrograms(engine.backends, table)
 
     async def start(
         self,
@@ -116,13 +116,14 @@ class Runtime:
     async def load(self, program: Program) -> Plan:
         """Check a program and start what its steps need; `run` does it by itself.
 
-        Several versions of a program, of one name, can be loaded.
+        Several versions of a program, of one name, can be loaded. They stay; of the
+        programs that only came with a run the last 1,000 do.
 
         Raises:
             ProgramError: the program cannot be run as written.
             StartError: an actor that it needs cannot be started.
         """
-        return await self._loaded.serve(program)
+        return await self._loaded.serve(program, lasting=True)
 
     def program(self, name: str) -> Program:
         """Give the program of that name that was loaded last.
@@ -200,7 +201,7 @@ class Runtime:
         """
         if self._desk is not None:
             return await self.result(await self.submit(program, inputs))
-        plan = await self.load(self._named(program))
+        plan = await self._loaded.serve(self._named(program), lasting=False)
         with self._loaded.using(plan):
             return await self._engine.run(plan, plan.check_inputs(inputs))
 
@@ -224,7 +225,7 @@ class Runtime:
             TooManyRunsError: too many runs are unfinished (without a store).
             StoreError: it was not accepted.
         """
-        plan = await self.load(self._named(program))
+        plan = await self._loaded.serve(self._named(program), lasting=False)
         checked = plan.check_inputs(inputs)
         if self._desk is not None:
             return await self._desk.submit(plan.program, checked, key=key)
@@ -348,6 +349,8 @@ class Runtime:
         if known is None:
             saved = await self.journal.program(name, version)
             known = Program.model_validate(saved.body)
+            if len(self._stored) >= MAX_PASSING:
+                del self._stored[next(iter(self._stored))]
             self._stored[name, version] = known
         return self.plan(known)
 

@@ -33,6 +33,7 @@ from dspex.runtime.journal import (
     RunRow,
 )
 from dspex.runtime.registry import Registry
+from dspex.worker.loaded_programs import MAX_PASSING
 from dspex.worker.run_record import RunEvent
 from dspex.worker.runs import KeyReusedError
 
@@ -74,6 +75,8 @@ class DurableDesk:
         saved = await self.journal.save_program(
             program.name, program.model_dump(mode="json"), made_by="run"
         )
+        if len(self._versions) >= MAX_PASSING:
+            del self._versions[next(iter(self._versions))]
         self._versions[program.name] = (program, saved.version)
         return saved.version
 

@@ -1,6 +1,10 @@
-"""LoadedPrograms: which programs can be run, by which plans, on which actors."""
+"""LoadedPrograms: which programs can be run, by which plans, on which actors.
 
-from collections import Counter
+Those that were loaded on purpose stay until a reload. Those that only came with a run
+stay as long as there is room: a service may make a program for each of its tenants.
+"""
+
+from collections import Counter, OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -8,31 +12,44 @@ from typing import Final
 import trio
 
 from dspex.modules.errors import UnknownModuleError
-from dspex.runtime import ActorRef
 from dspex.runtime.engine import Backend, Plan, Program, ProgramError, make_plan
 from dspex.runtime.log import get_logger
-from dspex.runtime.registry import Registry
-from dspex.supervisors import DynamicSupervisor
 from dspex.worker.errors import ProgramNotFoundError
 from dspex.worker.runs import RunTable
 
 MODULES: Final = "modules"
 """The supervisor of the actors of native steps."""
 
+MAX_PASSING: Final = 1_000
+"""How many programs that only came with a run stay loaded."""
+
+# How long the actors of a program that is let go of may take to end.
+_RELEASE_SECONDS: Final = 10.0
+
 log = get_logger()
 
 
 class LoadedPrograms:
-    """Programs whose actors are started; of each name the last loaded is served."""
+    """Programs whose actors are started; of each name the last loaded is served.
+
+    Over `max_passing` of those that only came with a run, the one that was not run for
+    longest is let go of, unless a run of it is under way.
+    """
 
     def __init__(
-        self, registry: Registry, backends: Mapping[str, Backend], table: RunTable
+        self,
+        backends: Mapping[str, Backend],
+        table: RunTable,
+        *,
+        max_passing: int = MAX_PASSING,
     ) -> None:
-        self._registry = registry
         self._backends = backends
         self._table = table
-        self._plans: dict[str, Plan] = {}
+        self._max_passing = max_passing
+        # The one that was not asked for for longest is first.
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._served: dict[str, Program] = {}
+        self._lasting: set[str] = set()
         self._users: Counter[str] = Counter()
         self._preparing = trio.Lock()
 
@@ -82,6 +99,7 @@ class LoadedPrograms:
         """
         known = self._plans.get(program.digest)
         if known is not None:
+            self._plans.move_to_end(program.digest)
             return known
         async with self._preparing:
             known = self._plans.get(program.digest)
@@ -98,11 +116,18 @@ class LoadedPrograms:
                     place = program.place("steps", name, "module")
                     raise ProgramError(str(error), place=place, step=name) from error
             self._plans[program.digest] = plan
+            with self.using(plan):
+                await self._make_room()
             return plan
 
-    async def serve(self, program: Program) -> Plan:
-        """Prepare a program, and serve it by its name from now on; raises as that."""
+    async def serve(self, program: Program, *, lasting: bool) -> Plan:
+        """Prepare a program, and serve it by its name from now on; raises as that.
+
+        One that is not `lasting` stays as long as there is room.
+        """
         plan = await self.prepare(program)
+        if lasting:
+            self._lasting.add(program.digest)
         self._served[program.name] = program
         return plan
 
@@ -119,10 +144,19 @@ class LoadedPrograms:
         wanted = {program.name: program for program in programs}
         for program in wanted.values():
             self.plan(program)
-        for program in wanted.values():
-            await self.prepare(program)
+        lasting = {program.digest for program in wanted.values()}
+        known, self._lasting = self._lasting, self._lasting | lasting
+        try:
+            for program in wanted.values():
+                await self.prepare(program)
+        except BaseException:
+            self._lasting = known
+            raise
+        self._lasting = lasting
         before, self._served = self._served, wanted
-        await self._end_unused()
+        async with self._preparing:
+            while unused := self._unused():
+                await self._let_go(unused[0])
         both = [name for name in wanted if name in before]
         return {
             "added": [name for name in wanted if name not in before],
@@ -131,18 +165,32 @@ class LoadedPrograms:
             "kept": [name for name in both if wanted[name] == before[name]],
         }
 
-    async def _end_unused(self) -> None:
-        in_use = {it.program.digest for it in self._table.unfinished}
-        in_use |= {program.digest for program in self._served.values()}
-        modules: ActorRef[DynamicSupervisor] = await self._registry.wait_for(MODULES)
-        for digest, plan in list(self._plans.items()):
-            if digest in in_use or self._users[digest]:
-                continue
-            del self._plans[digest]
-            for step in plan.program.steps:
-                ref = self._registry.whereis(f"{plan.actors}/{step}")
-                if ref is not None:
-                    await modules.call(DynamicSupervisor.terminate_child, ref)
+    async def _make_room(self) -> None:
+        """Let go of the programs beyond what may pass, as far as they are unused."""
+        while sum(it not in self._lasting for it in self._plans) > self._max_passing:
+            unused = self._unused()
+            if not unused:
+                return
+            await self._let_go(unused[0])
+
+    def _unused(self) -> list[str]:
+        in_use = self._lasting | {it.program.digest for it in self._table.unfinished}
+        return [it for it in self._plans if it not in in_use and not self._users[it]]
+
+    async def _let_go(self, digest: str) -> None:
+        """Forget a program and end its actors; nobody prepares one meanwhile."""
+        plan = self._plans.pop(digest)
+        name = plan.program.name
+        if name in self._served and self._served[name].digest == digest:
+            del self._served[name]
+            # One that was loaded on purpose is served again.
+            for other in self._plans.values():
+                if other.program.name == name and other.program.digest in self._lasting:
+                    self._served[name] = other.program
+        with trio.move_on_after(_RELEASE_SECONDS, shield=True):
+            for step_name, step in plan.program.steps.items():
+                backend = self._backends[step.backend]
+                await backend.release(f"{plan.actors}/{step_name}", step)
 
     @contextmanager
     def using(self, plan: Plan) -> Generator[None]:
@@ -152,3 +200,5 @@ class LoadedPrograms:
             yield
         finally:
             self._users[plan.program.digest] -= 1
+            if not self._users[plan.program.digest]:
+                del self._users[plan.program.digest]

@@ -56,6 +56,10 @@ class WatchedBackend:
         """Start what the step needs."""
         await self.inner.prepare(name, step)
 
+    async def release(self, name: str, step: Step) -> None:
+        """End what the step has needed."""
+        await self.inner.release(name, step)
+
     async def run(
         self,
         name: str,

@@ -160,6 +160,9 @@ class _Here:
     async def prepare(self, name: str, step: Step) -> None:
         """Nothing to do: there is no actor."""
 
+    async def release(self, name: str, step: Step) -> None:
+        """Nothing to do, as above."""
+
     async def run(
         self,
         name: str,

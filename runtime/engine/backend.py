@@ -46,6 +46,10 @@ class Backend(Protocol):
         """Start what the step needs under `name`, unless it is there already."""
         ...
 
+    async def release(self, name: str, step: Step) -> None:
+        """End what `prepare` has started under `name`: no run uses the step."""
+        ...
+
     async def run(
         self,
         name: str,

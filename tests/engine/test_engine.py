@@ -43,6 +43,8 @@ class Functions:
 
     async def prepare(self, name: str, step: Step) -> None: ...
 
+    async def release(self, name: str, step: Step) -> None: ...
+
     async def run(
         self,
         name: str,

@@ -37,6 +37,9 @@ class Words:
     async def prepare(self, name: str, step: Step) -> None:
         raise AssertionError("planning starts nothing")
 
+    async def release(self, name: str, step: Step) -> None:
+        raise AssertionError("planning starts nothing")
+
     async def run(
         self,
         name: str,

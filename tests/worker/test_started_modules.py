@@ -12,7 +12,7 @@ from dspex.modules.errors import ForwardQueueFullError, ForwardTimeoutError
 from dspex.modules.react.errors import AgentStoppedError
 from dspex.providers import Request
 from dspex.runtime.engine import StepFailedError
-from dspex.runtime.errors import DspexError
+from dspex.runtime.errors import CalleeExitedError, DspexError, NoProcessError
 from dspex.supervisors import ChildStartError
 from dspex.testing import Fault, FaultPlan, ScriptedLM, inject
 
@@ -262,3 +262,40 @@ async def test_the_wait_for_a_turn_does_not_count_and_has_its_own_limit(
             # It waits for all four, longer than any one may take.
             assert await slow.swap(Slow()) == 4
     assert done == pytest.approx([started + n * 200 for n in (1, 2, 3, 4)])
+
+
+async def test_a_module_that_is_stopped_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_runtime(ScriptedLM(lambda _: ANSWER, delay=9)) as rt:
+        qa = await rt.start(Predict("question -> answer"), name="qa")
+        await qa.set_parameter("seed", 7)
+
+        async def ask() -> None:
+            with pytest.raises(CalleeExitedError):
+                await qa.forward(question="?")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            await rt.modules.stop("qa")
+        assert rt.modules.list_modules() == ()
+        with pytest.raises(NoProcessError, match="'qa'"):
+            await rt.modules.stop("qa")
+        again = await rt.start(Predict("question -> answer"), name="qa")
+        # Not what the one before it had.
+        assert await again.get_parameter("seed") is None
+        assert (await again.get_state()).metrics.restarts == 0
+
+
+async def test_a_module_that_gave_up_can_be_stopped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_runtime(ScriptedLM(lambda _: ANSWER)) as rt:
+        await rt.start(Predict("question -> answer"), name="qa", restart="temporary")
+        ref = await rt.node.registry.wait_for("qa")
+        ref.exit("crash")
+        await ref.wait_exit()
+        await rt.modules.stop("qa")
+        await rt.start(Predict("question -> answer"), name="qa")
+        assert rt.modules.list_modules() == ("qa",)
