@@ -65,6 +65,7 @@ class DurableDesk:
         self.journal = journal
         self._registry = registry
         self._board = board
+        self._looking = 0
         self._versions: dict[str, tuple[Program, int]] = {}
 
     async def version_of(self, program: Program) -> int:
@@ -226,6 +227,14 @@ class DurableDesk:
         row = await self.journal.run(run)
         found = await self.journal.events(run, after=after)
         return [_event(event) for event in found], row.is_finished
+
+    async def wait_to_look(self) -> None:
+        """Wait until it is time to look for events anew: the longer the more wait."""
+        self._looking += 1
+        try:
+            await trio.sleep(poll_seconds(self._looking))
+        finally:
+            self._looking -= 1
 
     async def drain(self, timeout: float) -> bool:
         """Start no more runs, and wait for those that run; whether all have ended."""

@@ -4,10 +4,9 @@ import time
 from operator import attrgetter
 from typing import Final
 
-import trio
 from msgspec.structs import replace
 
-from dspex.worker.durable import POLL_SECONDS, DurableDesk
+from dspex.worker.durable import DurableDesk
 from dspex.worker.run_record import RunEvent, RunRecord
 from dspex.worker.run_texts import Piece, TextCursor
 from dspex.worker.runs import RunTable
@@ -135,8 +134,8 @@ class EventCursor:
         """Wait until there may be more, after `take` gave none."""
         if self.is_here:
             await self._table.get(self.run).wait_changed()
-        else:
-            await trio.sleep(POLL_SECONDS)
+        elif self._desk is not None:
+            await self._desk.wait_to_look()
 
 
 def _merged(events: list[RunEvent], pieces: list[Piece], run: str) -> list[RunEvent]:

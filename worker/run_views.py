@@ -5,7 +5,7 @@ from typing import Any
 
 import trio
 
-from dspex.runtime.journal import RunCancelledError, RunRow, StoreError
+from dspex.runtime.journal import RunCancelledError, RunRow, RunSummary, StoreError
 from dspex.worker.app import Runtime
 from dspex.worker.durable import stored_error
 from dspex.worker.run_record import Status
@@ -96,7 +96,7 @@ async def view_runs(
     last: tuple[float, str] | None = None
     if before is not None:
         last = (await journal.run(before)).accepted_at, before
-    rows = await journal.runs(
+    rows = await journal.summaries(
         states=() if status is None else (status,),
         program=program,
         before=last,
@@ -110,7 +110,7 @@ def is_finished(view: JSON) -> bool:
     return view["status"] not in ("pending", "running")
 
 
-def _summary(row: RunRow) -> JSON:
+def _summary(row: RunRow | RunSummary) -> JSON:
     return {
         "run_id": row.id,
         "program": row.program,

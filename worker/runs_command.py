@@ -66,11 +66,11 @@ async def list_runs(
     if len(wanted) != len(set(states)):
         raise BadArgumentError(f"--state must be one of {', '.join(known)}")
     async with open_journal(store) as journal:
-        rows = await journal.runs(states=wanted, program=program, limit=limit)
-    if as_json:
-        for row in rows:
-            print(json.dumps(asdict(row)))  # noqa: T201
-        return 0
+        if as_json:
+            for run in await journal.runs(states=wanted, program=program, limit=limit):
+                print(json.dumps(asdict(run)))  # noqa: T201
+            return 0
+        rows = await journal.summaries(states=wanted, program=program, limit=limit)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("run", "program", "state", "accepted", "seconds"):
         table.add_column(name)

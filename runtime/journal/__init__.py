@@ -34,6 +34,7 @@ from dspex.runtime.journal.records import (
     ProgramVersion,
     RunRow,
     RunState,
+    RunSummary,
     WorkerIdentity,
     WorkerRow,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "RunNotFoundError",
     "RunRow",
     "RunState",
+    "RunSummary",
     "StoreBusyError",
     "StoreCorruptError",
     "StoreError",

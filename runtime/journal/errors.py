@@ -10,7 +10,7 @@ DspexError
 │   │   └── StoreRowError    one row of it is damaged; the others are not
 │   ├── StoreMovedError      its file was deleted or replaced while it was open
 │   ├── StoreVersionError    a newer dspex made it
-│   └── StoreBusyError       a write waited for too long, for nobody's lock
+│   └── StoreBusyError       a write or read waited for too long, for nobody's lock
 ├── LeaseLostError           another worker has this run now
 ├── RunCancelledError        the run was cancelled
 ├── RunNotFoundError         no run has that id
@@ -103,9 +103,11 @@ class StoreVersionError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """A write waited longer than it may."""
+    """A write or a read waited longer than it may."""
 
-    advice = "give the disk time: fewer runs at once, or a faster disk"
+    advice = (
+        "give the store time (fewer runs at once, a faster disk), or see if it hangs"
+    )
 
 
 class LeaseLostError(DspexError):

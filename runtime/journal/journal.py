@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -20,6 +19,7 @@ from dspex.runtime.journal.records import (
     ProgramVersion,
     RunRow,
     RunState,
+    RunSummary,
     WorkerIdentity,
 )
 from dspex.runtime.journal.write_queue import (
@@ -50,6 +50,9 @@ WRITER: Final = "journal"
 
 WRITE_SECONDS: Final = 30.0
 """How long a write may take, the writer's own deaths included."""
+
+READ_SECONDS: Final = 30.0
+"""How long a read may take, its wait for one of the readers included."""
 
 PRUNE_AT_ONCE: Final = 200
 """How many runs one commit forgets, with all their effects and events."""
@@ -133,7 +136,13 @@ class Journal:
         def ask(connection: object) -> T:
             return query(connection, *args, **kw)
 
-        return await run_in_thread(self.store.read, ask, limiter=self._readers)
+        # Of a store that hangs the thread is left behind, and keeps its place.
+        with trio.move_on_after(READ_SECONDS):
+            return await run_in_thread(
+                self.store.read, ask, limiter=self._readers, abandon_on_cancel=True
+            )
+        problem = f"no answer to a read within {READ_SECONDS:g} s"
+        raise StoreBusyError(self.name, problem)
 
     async def save_program(
         self,
@@ -211,14 +220,30 @@ class Journal:
 
         `before` is when the last run of the page before was accepted, and its id.
         """
-        query = partial(
+        return await self._read(
             _reads().read_runs,
             states=states,
             program=program,
             before=before,
             limit=limit,
         )
-        return await self._read(query)
+
+    async def summaries(
+        self,
+        *,
+        states: Sequence[RunState] = (),
+        program: str | None = None,
+        before: tuple[float, str] | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """Give what `runs` gives, without what each was given and gave."""
+        return await self._read(
+            _reads().read_summaries,
+            states=states,
+            program=program,
+            before=before,
+            limit=limit,
+        )
 
     async def effects(self, run: str) -> list[EffectRow]:
         """Give the finished effects of a run, in the order in which they finished."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, Select, select
 
 from dspex.runtime.journal import schema
 from dspex.runtime.journal.errors import (
@@ -20,6 +20,7 @@ from dspex.runtime.journal.records import (
     Json,
     ProgramVersion,
     RunRow,
+    RunSummary,
 )
 
 # A statement takes so many parameters and no more.
@@ -165,20 +166,36 @@ def find_run(connection: Connection, beginning: str) -> str:
     return found[0]
 
 
-def read_runs(
+def read_runs(connection: Connection, **which: Any) -> list[RunRow]:  # Any: of a page
+    """Give the runs of a page, as `_page` finds them."""
+    query = _page(select(schema.run), **which)
+    return [listed_run(row) for row in connection.execute(query).mappings()]
+
+
+def read_summaries(
     connection: Connection,
+    **which: Any,  # Any: of a page
+) -> list[RunSummary]:
+    """Give the runs of a page, as `_page` finds them, without their bodies."""
+    columns = [schema.run.c[name] for name in RunSummary.__slots__]
+    query = _page(select(*columns), **which)
+    return [RunSummary(**row) for row in connection.execute(query).mappings()]
+
+
+def _page(
+    query: Select[Any],  # Any: whichever columns
     *,
     states: Sequence[str],
     program: str | None,
     before: tuple[float, str] | None,
     limit: int,
-) -> list[RunRow]:
-    """Give the newest runs in any of these states (empty: in all), newest first.
+) -> Select[Any]:
+    """Find the newest runs in any of these states (empty: in all), newest first.
 
     `before` is when the last run of the page before was accepted, and its id.
     """
     columns = schema.run.c
-    query = select(schema.run).order_by(columns.accepted_at.desc(), columns.id)
+    query = query.order_by(columns.accepted_at.desc(), columns.id)
     if states:
         query = query.where(columns.state.in_(states))
     if program is not None:
@@ -189,9 +206,7 @@ def read_runs(
         query = query.where(
             columns.accepted_at <= at, (columns.accepted_at < at) | (columns.id > last)
         )
-    return [
-        listed_run(row) for row in connection.execute(query.limit(limit)).mappings()
-    ]
+    return query.limit(limit)
 
 
 def read_effects(connection: Connection, run: str) -> list[EffectRow]:

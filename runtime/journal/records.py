@@ -57,6 +57,23 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a list tells of a run: all but what it was given and gave."""
+
+    id: str
+    program: str
+    version: int
+    state: RunState
+    accepted_at: float
+    finished_at: float | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
 class EffectRow:
     """A finished effect: what was asked, what came back, what it took."""
 

@@ -9,7 +9,10 @@ from outcome import Error, Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from dspex.runtime.journal.writes import Write, size_of
+from dspex.runtime.log import get_logger
 from dspex.runtime.timers import Timer, Timers
+
+log = get_logger()
 
 MAX_BATCH: Final = 1_000
 MAX_QUEUE: Final = 4 * MAX_BATCH
@@ -62,6 +65,10 @@ class PendingWrite:
             self.settled = True
             reschedule(self.task, Error(error))
 
+    def forget(self) -> None:
+        """Let go of the write, which was made; the timers keep the rest for a while."""
+        del self.write
+
     def expire(self) -> None:
         """Tell who waits that the time is over; the write may still be made."""
         self.fail(WriteTimeoutError())
@@ -85,6 +92,7 @@ class WriteQueue:
         """Why the last commit was not made, if somebody else's lock kept it."""
         self._waiting: deque[PendingWrite] = deque()
         self._bytes = 0
+        self._dropped = 0  # notes, since the last commit
         self._taken: list[PendingWrite] = []
         self._reader: Task | None = None
         self._is_due = False
@@ -119,9 +127,10 @@ class WriteQueue:
     def note(self, write: Write) -> None:
         """Have a write made with the next commit, or soon; nobody hears of it.
 
-        It is dropped when the queue is full.
+        It is dropped when the queue is full; the log tells how many were.
         """
         if self._is_full():
+            self._dropped += 1
             return
         pending = PendingWrite(write, None)
         self._waiting.append(pending)
@@ -169,6 +178,9 @@ class WriteQueue:
             size = len(self._waiting)
             await trio.lowlevel.checkpoint()
         self._taken = self._take_batch()
+        if self._dropped:
+            log.warning("events_dropped", events=self._dropped)
+            self._dropped = 0
         self._is_due = bool(self._waiting)
         if self._flush is not None:
             self._flush.cancel()

@@ -58,10 +58,12 @@ class JournalWriter(Actor):
             is_locked = isinstance(error, StoreLockedError)
             self._queue.lock = error.problem if is_locked else ""
             for pending in batch:
+                pending.forget()
                 pending.fail(error)
             return
         self._queue.lock = ""
         for answer, pending in zip(answers, batch, strict=True):
+            pending.forget()
             if isinstance(answer, Exception):
                 pending.fail(answer)
             else:

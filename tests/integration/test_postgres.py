@@ -1,6 +1,8 @@
 """The journal on a real Postgres server."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from dspex.runtime.journal import (
     Fence,
     FinishRun,
     LeaseLostError,
+    StoreBusyError,
     StoreCorruptError,
     StoreError,
     StoreLockedError,
@@ -27,6 +30,7 @@ from dspex.runtime.journal import (
     WorkerIdentity,
     connect,
 )
+from dspex.runtime.journal import journal as journals
 from dspex.worker.open_runtime import open_runtime
 from tests.integration.chain_program import CHAIN, answers
 from tests.integration.postgres_server import postgres_server
@@ -171,6 +175,32 @@ def execute(url: str, sql: str) -> None:
     psycopg: Any = pytest.importorskip("psycopg")  # Any: an extra's module
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET transaction_read_only = off; " + sql)
+
+
+async def test_a_read_from_a_server_that_hangs_is_given_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psycopg: Any = pytest.importorskip("psycopg")  # Any: as above
+    backends = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid != pg_backend_pid()"
+    )
+    async with opened(url) as (journal, _):
+        await journal.accept(run_of("r"))
+        assert (await journal.run("r")).id == "r"
+        with psycopg.connect(url) as connection:
+            pids = [row[0] for row in connection.execute(backends).fetchall()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            monkeypatch.setattr(journals, "READ_SECONDS", 0.2)
+            with pytest.raises(StoreBusyError, match=r"read within 0\.2 s"):
+                await journal.run("r")
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        assert (await journal.run("r")).id == "r"
 
 
 async def test_no_server_is_told_at_once() -> None:

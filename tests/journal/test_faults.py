@@ -127,7 +127,7 @@ async def test_a_write_that_waits_for_a_slow_disk_is_given_up_in_time(
     async with opened(path) as (journal, _):
         await journal.accept(run_of("r"))
         monkeypatch.setattr(Store, "write", slow)
-        with pytest.raises(StoreBusyError, match=r"within 0\.2 s; give the disk time"):
+        with pytest.raises(StoreBusyError, match=r"within 0\.2 s; give the store time"):
             await journal.write(effect_of(FENCE, 1))
         go_on.set()
         await journal.write(effect_of(FENCE, 2))

@@ -1,6 +1,7 @@
 """The journal: what is acknowledged is on disk, and each run has one owner."""
 
 import sqlite3
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -305,8 +306,21 @@ async def test_pages_of_runs_give_each_once_newest_first(path: Path) -> None:
         last: tuple[float, str] | None = None
         while page := await journal.runs(before=last, limit=2):
             found += [row.id for row in page]
+            # Without bodies it is the same page.
+            listed = await journal.summaries(before=last, limit=2)
+            assert [it.id for it in listed] == [row.id for row in page]
             last = (page[-1].accepted_at, page[-1].id)
         assert found == ["e", "a", "c", "d", "b"]
+
+
+async def test_a_write_that_was_made_is_let_go_of(path: Path) -> None:
+    async with opened(path) as (journal, _):
+        await journal.accept(run_of("r"))
+        write = effect_of(FENCE)
+        references = sys.getrefcount(write)
+        await journal.write(write)
+        # Its answer stays with the timers until its deadline.
+        assert sys.getrefcount(write) == references
 
 
 async def test_what_was_written_is_there_after_the_store_was_closed(path: Path) -> None:

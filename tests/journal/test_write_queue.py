@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import structlog.testing
 import trio
+import trio.testing
 
 from dspex.runtime.journal import AddEvent, Fence, RecordEffect
 from dspex.runtime.journal.write_queue import (
@@ -68,10 +70,14 @@ async def test_a_write_larger_than_the_queue_passes(
     assert len(await queue.take()) == 1
 
 
-async def test_a_note_too_many_by_its_bytes_is_dropped(
+async def test_notes_too_many_by_their_bytes_are_dropped_and_told(
     queue: WriteQueue, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     await fill(queue, nursery)
-    queue.note(AddEvent(FENCE, 1.0, "kind", "{}"))
-    taken = [it for _ in range(4) for it in await queue.take()]
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            queue.note(AddEvent(FENCE, 1.0, "kind", "{}"))
+        taken = [it for _ in range(4) for it in await queue.take()]
     assert len(taken) == 16
+    told = [log["events"] for log in logs if log["event"] == "events_dropped"]
+    assert told == [3]

@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from dspex import Program, Step
 from dspex.runtime.engine.run_board import RunBoard
-from dspex.runtime.journal import Journal
+from dspex.runtime.journal import Event, Journal
 from dspex.worker.durable import DurableDesk
 from dspex.worker.event_cursor import EventCursor
 from dspex.worker.run_record import RunEvent
@@ -79,3 +79,28 @@ async def test_thousands_of_streams_share_the_readers_of_the_store(
         await trio.sleep(0.3)
         assert [b"started" in it["body"] for it in sent] == [True]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("readers", "looks_of_each"), [(1, 80), (1_000, 5)])
+async def test_thousands_who_read_the_events_of_a_run_share_the_readers_of_the_store(
+    readers: int, looks_of_each: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    looks: list[str] = []
+
+    class Store:
+        async def run(self, run: str) -> Any:  # Any: as above
+            looks.append(run)
+            return SimpleNamespace(is_finished=False)
+
+        async def events(self, run: str, *, after: int) -> list[Event]:
+            return []
+
+    table = RunTable()
+    board = RunBoard(max_runs=1, on_end=table.settle)
+    desk = DurableDesk(cast("Journal", Store()), cast("Any", None), board)
+    with trio.move_on_after(19.9):
+        async with trio.open_nursery() as nursery:
+            for number in range(readers):
+                cursor = EventCursor(table, desk, str(number), after=0)
+                nursery.start_soon(cursor.next)
+    assert len(looks) == pytest.approx(looks_of_each * readers, rel=0.05)
