@@ -150,13 +150,16 @@ class ModuleRegistry:
         """
         if name not in self._kinds:
             raise NoProcessError(name)
-        with suppress(NameWaitTimeoutError):  # it gave up
-            ref: ActorRef[ModuleActor] = await self._registry.wait_for(
-                name, _RESTART_SECONDS
-            )
-            await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
-        self._kinds.pop(name, None)
-        self._snapshots.saved.pop(name, None)
+        del self._kinds[name]
+        try:
+            with suppress(NameWaitTimeoutError):  # it gave up
+                ref: ActorRef[ModuleActor] = await self._registry.wait_for(
+                    name, _RESTART_SECONDS
+                )
+                await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
+        finally:
+            if name not in self._kinds:  # no other was started meanwhile
+                self._snapshots.saved.pop(name, None)
 
     def list_modules(self, kind: str | None = None) -> tuple[str, ...]:
         """Name the modules that are alive, of one kind (a class name) or all."""

@@ -144,12 +144,14 @@ class NativeBackend:
                 await self._start(ChildSpec(name, build, name=name))
 
     async def release(self, name: str, step: Step) -> None:
-        """End the step's actor; it has ended if its supervisor is being replaced."""
+        """End the step's actor, also one that is just being restarted."""
         self._kept_by.pop(name, None)
-        ref: ActorRef[ModuleActor] | None = self._registry.whereis(name)
-        if ref is not None:
-            with suppress(CallError):
-                await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
+        # Without a supervisor, or given up by it, it has ended.
+        with suppress(NameWaitTimeoutError, CallError):
+            ref: ActorRef[ModuleActor] = await self._registry.wait_for(
+                name, _LOOK_SECONDS
+            )
+            await self._supervisor.call(DynamicSupervisor.terminate_child, ref)
 
     async def _start(self, spec: ChildSpec) -> None:
         for left in reversed(range(_STARTS)):

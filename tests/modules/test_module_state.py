@@ -329,3 +329,17 @@ async def test_a11_restart_takes_less_than_a_second() -> None:
             await ask(node)
             times.append(time.perf_counter() - begun)
         assert statistics.mean(times) < 1
+
+
+async def test_a_module_that_is_stopped_in_its_restart_does_not_come_back() -> None:
+    async with open_node() as node:
+        supervisor = await node.start(DynamicSupervisor(intensity=10))
+        modules = ModuleRegistry(node.registry, supervisor, lm=model())
+        await modules.start(Predict("question -> answer"), "qa")
+        ref = await node.registry.wait_for("qa")
+        ref.exit("crash")
+        await ref.wait_exit()
+        await modules.stop("qa")
+        assert node.registry.whereis("qa") is None
+        counts = await supervisor.call(DynamicSupervisor.count_children)
+        assert counts.active == 0
