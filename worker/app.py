@@ -68,7 +68,7 @@ class Runtime:
         self._engine = engine
         self._desk = desk
         self._stored: dict[tuple[str, int], Program] = {}
-        self._loaded = LoadedPrograms(engine.backends, table)
+        self._loaded = LoadedPrograms(engine.backends, table, max_passing=MAX_PASSING)
 
     async def start(
         self,

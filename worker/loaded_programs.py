@@ -41,7 +41,7 @@ class LoadedPrograms:
         backends: Mapping[str, Backend],
         table: RunTable,
         *,
-        max_passing: int = MAX_PASSING,
+        max_passing: int,
     ) -> None:
         self._backends = backends
         self._table = table

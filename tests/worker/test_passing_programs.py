@@ -12,9 +12,10 @@ from dspex import App, Program, Step
 from dspex.runtime.engine import Effects, Shape, StepResult
 from dspex.supervisors import TreeNode
 from dspex.testing import ScriptedLM
+from dspex.worker import app
 from dspex.worker.application import open_app
 from dspex.worker.errors import ProgramNotFoundError
-from dspex.worker.loaded_programs import MAX_PASSING, LoadedPrograms
+from dspex.worker.loaded_programs import LoadedPrograms
 from dspex.worker.runs import RunTable
 
 
@@ -145,13 +146,14 @@ def actors_of(tree: TreeNode) -> int:
 
 @pytest.mark.parametrize("has_store", [False, True])
 async def test_a_runtime_keeps_so_many_programs_that_came_with_a_run(
-    *, has_store: bool, tmp_path: Path
+    *, has_store: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(app, "MAX_PASSING", 40)
     lm = ScriptedLM(lambda _: '{"a": "x"}')
     store = tmp_path / "runs.db" if has_store else None
     async with open_app(App(program("own"), lm=lm), store=store) as rt:
         before = actors_of(rt.tree())
-        numbers = iter(range(MAX_PASSING + 50))
+        numbers = iter(range(120))
 
         async def tenant() -> None:
             for number in numbers:
@@ -161,7 +163,7 @@ async def test_a_runtime_keeps_so_many_programs_that_came_with_a_run(
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(tenant)
-        assert len(rt.programs) <= MAX_PASSING + 1
+        assert len(rt.programs) == 40 + 1
         assert actors_of(rt.tree()) == before + len(rt.programs) - 1
         with pytest.raises(ProgramNotFoundError):
             await rt.run("tenant-0", q="?")
